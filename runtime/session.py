@@ -1,0 +1,125 @@
+"""Session: an open artifact that can be called. `load` is the runtime's door."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from . import ort
+from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
+from .errors import ArtifactError, PortError
+from .golden import SelfTest, read_golden, replay
+
+
+class Engine(Protocol):
+    """What `start` gives: the ports that the file has, the providers in use, and a way to run it."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]: ...
+    @property
+    def outputs(self) -> tuple[Port, ...]: ...
+    @property
+    def providers(self) -> tuple[str, ...]: ...
+    @property
+    def run(self) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]: ...
+
+
+# Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
+ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start}
+
+
+class Session(Protocol):
+    """Whatever can be judged: inputs by name in, outputs by name out."""
+
+    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open artifact. Call it with its inputs by name; safe to call from several threads."""
+
+    artifact: Artifact
+    engine: Engine
+    _ports: Mapping[str, tuple[np.dtype, tuple[int | str, ...]]]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The ports that a call must fill."""
+        return self.engine.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The ports that a call returns."""
+        return self.engine.outputs
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the model. Raises PortError where a name, dtype or shape does not fit, saying what was given.
+
+        >>> model = load("out/digits-int8")
+        >>> model(image=np.zeros((1, 1, 8, 8), np.float32))["logits"].shape
+        (1, 10)
+        """
+        ports = self._ports
+        for name, array in inputs.items():
+            port = ports.get(name)
+            if port is None or not isinstance(array, np.ndarray) or array.dtype != port[0]:
+                raise _mismatch(self, inputs)
+            shape = port[1]
+            if array.ndim != len(shape):
+                raise _mismatch(self, inputs)
+            for have, want in zip(array.shape, shape, strict=True):
+                if have != want and want.__class__ is int:
+                    raise _mismatch(self, inputs)
+        if len(inputs) != len(ports):
+            raise _mismatch(self, inputs)
+        return self.engine.run(inputs)
+
+    def selftest(self) -> SelfTest:
+        """Replay the golden inputs and compare with the outputs recorded where the file was made.
+
+        Raises ArtifactError where the artifact has no golden samples (a bare file has none).
+        """
+        golden = self.artifact.asset(GOLDEN)
+        if golden is None:
+            raise ArtifactError(f"{self.artifact.path} has no golden samples to replay; export it with edgepress")
+        return replay(lambda inputs: self(**inputs), read_golden(golden), self.artifact.tolerance)
+
+
+def load(
+    path: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",), verify: bool = True
+) -> LoadedModel:
+    """Open an artifact's folder, or a bare model file, with the engine of its format.
+
+    `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
+    `verify` compares the sha256 of every file with the manifest first. Raises ArtifactError, EngineError, UnknownName.
+
+    >>> load("out/digits-int8", threads=1).inputs[0].name
+    'image'
+    """
+    artifact = read_artifact(path)
+    start = known_format(artifact.format, ENGINES)
+    if verify:
+        check(artifact)
+    engine = start(artifact.model, threads=threads, providers=providers)
+    return LoadedModel(artifact, engine, {p.name: (np.dtype(p.dtype), p.shape) for p in engine.inputs})
+
+
+def _mismatch(model: LoadedModel, inputs: Mapping[str, np.ndarray]) -> PortError:
+    """Say what was given and what fits; kept out of the path of a good call."""
+    wanted = {port.name: port for port in model.inputs}
+    expected = "; expected " + ", ".join(map(str, model.inputs))
+    for name, array in inputs.items():
+        if name not in wanted:
+            return PortError(f"there is no input {name!r}{expected}")
+        if not isinstance(array, np.ndarray):
+            return PortError(f"input {name!r} is a {type(array).__name__}, not a NumPy array{expected}")
+        port = wanted[name]
+        fits = len(port.shape) == array.ndim and all(
+            isinstance(want, str) or want == have for want, have in zip(port.shape, array.shape, strict=True)
+        )
+        if array.dtype != np.dtype(port.dtype) or not fits:
+            return PortError(f"input {name!r} is {array.dtype}{list(array.shape)}; expected {port}")
+    missing = ", ".join(repr(name) for name in wanted if name not in inputs)
+    return PortError(f"missing the input {missing}{expected}")
