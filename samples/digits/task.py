@@ -1,0 +1,131 @@
+"""ResNet-8 on 1,797 scans of handwritten digits: a task file from top to bottom.
+
+    edgepress compress samples/digits/task.py --recipe int8 --to onnx --on host --out out/
+
+A task file has a function that returns a `Task`: the model that shall become smaller, and the data to judge it by.
+The rest of this file is an ordinary training script: data, network, training. Nothing is downloaded; the scans come
+with scikit-learn, and the training takes some ten seconds on two cores.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgepress.compress.data import Data, batches, top1
+from edgepress.compress.source import Task
+from edgepress.export.model import Model
+
+HELD_OUT = 540
+BATCH = 64
+EPOCHS = 40
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images are float32 [n, 1, 8, 8] in [0, 1], labels int64 [n]; the test images are never trained on."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def digits() -> Digits:
+    """The scans, always split in the same way, each digit with its share on both sides."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels)
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+    """Convolution and batch norm, as they are folded into one when the model is quantized."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class Residual(nn.Module):
+    """`y = relu(f(x) + shortcut(x))` with two 3x3 convolutions for `f`."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = conv(inputs, outputs, 3, stride)
+        self.second = conv(outputs, outputs, 3)
+        self.shortcut = nn.Identity() if stride == 1 else conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+class ResNet8(nn.Module):
+    """The image classifier of MLPerf Tiny (Banbury et al. 2021), for one channel: three stacks of 16, 32, 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(1, 16, 3)
+        self.stacks = nn.Sequential(Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.stacks(F.relu(self.stem(image))).mean((2, 3)))
+
+
+def train(data: Digits, epochs: int = EPOCHS) -> ResNet8:
+    """Train from scratch; the same machine and number of threads give the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ResNet8()
+        images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+        steps = len(images) // BATCH  # a last, smaller batch is dropped: oneDNN's backward wants even batches
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=epochs * steps)
+        for _ in range(epochs):
+            order = torch.randperm(len(images))
+            for step in range(steps):
+                index = order[step * BATCH : (step + 1) * BATCH]
+                loss = F.cross_entropy(network(shifted(images[index])), labels[index], label_smoothing=0.05)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return network.eval()
+
+
+def shifted(images: Tensor) -> Tensor:
+    """Move a batch by up to one pixel each way; what is 1,257 images becomes nine times as many."""
+    down, right = torch.randint(0, 3, (2,)).tolist()
+    return F.pad(images, (1, 1, 1, 1))[..., down : down + 8, right : right + 8]
+
+
+def task() -> Task:
+    """What `edgepress compress samples/digits/task.py` calls."""
+    data = digits()
+    return judged(train(data), data)
+
+
+def judged(network: ResNet8, data: Digits) -> Task:
+    """The network and what to judge it by: calibrated on training images, scored on the held-out ones."""
+    model = Model(
+        name="digits",
+        module=network,
+        example={"image": torch.from_numpy(data.train_images[:2])},
+        outputs=("logits",),
+        axes={"image": {0: "batch"}},
+        assets={"labels.json": json.dumps([str(digit) for digit in range(10)]).encode()},
+    )
+    whole = len(data.train_images) // BATCH * BATCH
+    return Task(
+        model,
+        Data(
+            calibration=batches({"image": data.train_images[:512]}),
+            training=batches({"image": data.train_images[:whole], "label": data.train_labels[:whole]}, BATCH),
+            score=top1({"image": data.test_images}, data.test_labels, output="logits"),
+        ),
+    )
