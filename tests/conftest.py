@@ -1,11 +1,15 @@
 """What many tests share: the digits network, trained once for real, and a real text encoder."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# Threads that wait do not spin: on a busy machine small networks train a good ten times faster. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "samples" / "digits" / "task.py"
