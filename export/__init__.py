@@ -1,0 +1,1 @@
+"""A model in hand, and the formats that it is written in."""

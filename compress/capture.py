@@ -1,0 +1,107 @@
+"""Capture a module as a graph of ATen operators, with batch normalization folded away.
+
+    BatchNorm ∘ Conv -> Conv:   W' = W·γ/√(σ² + ε),   b' = (b − μ)·γ/√(σ² + ε) + β
+"""
+
+import operator
+import warnings
+from collections.abc import Iterator
+from itertools import chain, count
+
+import torch
+from torch import Tensor, fx
+
+from ..export.model import Model
+from ..runtime.errors import UnsupportedError
+
+aten = torch.ops.aten
+CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding}
+
+
+def capture(model: Model) -> fx.GraphModule:
+    """The model's graph in evaluation mode, free axes kept; the model itself is not changed.
+
+    Raises UnsupportedError where torch.export cannot trace it.
+    """
+    axes = {name: {axis: torch.export.Dim.AUTO for axis in model.axes.get(name, {})} for name in model.example}
+    was_training = model.module.training
+    model.module.eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations inside torch; what fails is raised
+            program = torch.export.export(model.module, (), dict(model.example), dynamic_shapes=axes)
+            traced = program.module(check_guards=False)
+    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnsupportedError(f"{model.name} cannot be traced by torch.export: {reason}") from error
+    finally:
+        model.module.train(was_training)
+    assert isinstance(traced, fx.GraphModule)
+    graph = fx.GraphModule(traced, traced.graph)  # torch.export's own class refuses eval() and train()
+    fold_batch_norm(graph)
+    return graph
+
+
+def fold_batch_norm(graph: fx.GraphModule) -> int:
+    """Fold every batch normalization that alone reads a convolution into it, in place; returns how many."""
+    folded = 0
+    for conv, norm in list(_pairs(graph)):
+            weight, bias = _weight_and_bias(graph, conv)
+        gamma, beta, mean, variance = (constant(graph, node) for node in norm.args[1:5])
+        assert weight is not None and mean is not None and variance is not None
+        eps = norm.args[7]
+        assert isinstance(eps, float)
+        factor = torch.rsqrt(variance + eps) * (1.0 if gamma is None else gamma)
+        shift = (-mean if bias is None else bias - mean) * factor + (0.0 if beta is None else beta)
+        with graph.graph.inserting_before(conv):
+            new_weight = add_constant(graph, weight * factor.view(-1, *[1] * (weight.ndim - 1)), "folded_weight")
+            new_bias = add_constant(graph, shift, "folded_bias")
+        conv.args = (conv.args[0], new_weight, new_bias, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.graph.erase_node(norm)
+        folded += 1
+    tidy(graph)
+    return folded
+
+
+def _pairs(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
+    for norm in graph.graph.nodes:
+        if norm.target is aten.batch_norm.default and not norm.args[5]:
+            conv = norm.args[0]
+            if isinstance(conv, fx.Node) and conv.target in CONVOLUTIONS and len(conv.users) == 1:
+                yield conv, norm
+
+
+def _weight_and_bias(graph: fx.GraphModule, conv: fx.Node) -> tuple[Tensor | None, Tensor | None]:
+    return constant(graph, conv.args[1]), constant(graph, conv.args[2]) if len(conv.args) > 2 else None
+
+
+def constant(graph: fx.GraphModule, node: object) -> Tensor | None:
+    """The parameter or buffer that a `get_attr` node reads, or None."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    assert isinstance(node.target, str)
+    value = operator.attrgetter(node.target)(graph)
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def add_constant(graph: fx.GraphModule, value: Tensor, name: str) -> fx.Node:
+    """Keep `value` as a buffer under a free name and return the node that reads it."""
+    free = next(n for n in chain([name], (f"{name}_{i}" for i in count(1))) if not hasattr(graph, n))
+    graph.register_buffer(free, value.detach().clone())
+    return graph.graph.get_attr(free)
+
+
+def tidy(graph: fx.GraphModule) -> None:
+    """Drop nodes and tensors that nothing reads, and compile the graph anew."""
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.delete_all_unused_submodules()
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for owner_name, owner in list(graph.named_modules()):
+        for name in [*owner._parameters, *owner._buffers]:
+            full = f"{owner_name}.{name}" if owner_name else name
+            if full not in used:
+                delattr(owner, name)
+    graph.recompile()
+

@@ -1,0 +1,96 @@
+"""Quantize weights after training, without or with activations quantized as they come.
+
+- DynamicInt8:  W ≈ s_w·Q_w per output channel; x ≈ s_x·(Q_x − z_x) measured at run time: int8 products, so fast.
+- WeightOnly:   W ≈ s·(Q − z) in blocks of 4 or 8 bits; activations stay float: small, and kind to accuracy.
+
+Static int8, with activations calibrated beforehand, is in static.py.
+"""
+
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from ..export.model import Model
+from ..export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
+from ..runtime.artifact import Step
+from ..runtime.errors import UsageError
+from .data import Data
+from .layers import KINDS, find_layers, with_layers
+from .smooth import smoothing_scales
+from .weights import in_blocks, per_channel
+
+BITS = (4, 8)
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """int8 for every Linear: weights per channel, activations per tensor at run time (uint8, ONNX's formula).
+
+    `smooth` is SmoothQuant's α: how much of the activations' outliers moves into the weights (0: none; wants no data).
+    `include` and `exclude` are shell patterns over module names.
+    """
+
+    smooth: float = 0.8
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smooth <= 1:
+            raise UsageError(f"dynamic_int8: smooth = {self.smooth}; expected a number from 0 to 1")
+
+    def __call__(self, model: Model, data: Data) -> Model:
+        """Returns the model unchanged where it has no Linear. Raises DataError where `smooth` finds no data."""
+        found = find_layers(model.module, ["linear"], self.include, self.exclude)
+        layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+        if not layers:
+            return model
+        scales = smoothing_scales(model.module, layers, data.calibration, self.smooth) if self.smooth else {}
+        quantized: dict[str, nn.Module] = {}
+        for name, layer in layers.items():
+            if name in scales:
+                weight = per_channel(layer.weight.detach() * scales[name])
+                quantized[name] = Divided(scales[name], DynamicLinear(weight, layer.bias))
+            else:
+                quantized[name] = DynamicLinear(per_channel(layer.weight), layer.bias)
+        note = f"{len(quantized)} Linear layers at int8, per channel"
+        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", asdict(self), note))
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """4 or 8 bit weights in blocks along the rows, with MSE-optimal scales.
+
+    `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32).
+    `layers` names the kinds: `linear`, `embedding`. Block sizes are powers of two from 16 on, as the engines want.
+    """
+
+    bits: int = 4
+    block: int = 32
+    symmetric: bool = False
+    half_scales: bool = True
+    layers: tuple[str, ...] = ("linear", "embedding")
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise UsageError(f"weight_only: bits = {self.bits}; expected one of 4, 8")
+        if self.block < 16 or self.block & (self.block - 1):
+            raise UsageError(f"weight_only: block = {self.block}; expected a power of two, at least 16")
+        if unknown := set(self.layers) - set(KINDS):
+            raise UsageError(f"weight_only: layers = {sorted(unknown)}; known kinds: {', '.join(KINDS)}")
+
+    def __call__(self, model: Model, data: Data) -> Model:
+        """Needs no data. Returns the model unchanged where it has no layer of these kinds."""
+        layers = find_layers(model.module, self.layers, self.include, self.exclude)
+        if not layers:
+            return model
+        quantized = {name: self._quantize(layer) for name, layer in layers.items()}
+        note = f"{len(quantized)} layers at {self.bits} bits in blocks of {self.block}"
+        return model.then(with_layers(model.module, quantized), Step("weight_only", asdict(self), note))
+
+    def _quantize(self, layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, nn.Linear | nn.Embedding)
+        half = self.half_scales and isinstance(layer, nn.Embedding)
+        weight = in_blocks(layer.weight, bits=self.bits, block=self.block, symmetric=self.symmetric, half_scales=half)
+        return BlockLinear(weight, layer.bias) if isinstance(layer, nn.Linear) else BlockEmbedding(weight)

@@ -1,0 +1,78 @@
+"""Move the outliers of activations into the weights: `x Wᵀ = (x / s)(W·s)ᵀ`, s per input channel.
+
+    s_j = max|x_j|^α / max|W_j|^(1−α)
+
+SmoothQuant (Xiao et al., ICML 2023, eq. 4). One scale for a whole activation tensor wastes its integers on a few large
+channels; divided by s, all channels use them. Layers that read the same tensor share one s, so x is divided once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import DataError
+from .data import Batch, checked
+
+_TINY = 1e-5
+
+
+def smoothing_scales(
+    module: nn.Module, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch], alpha: float
+) -> dict[str, Tensor]:
+    """One `s` of shape (in,) for each layer, float32; layers that read the same tensor get the same object.
+
+    Raises DataError where no batch was given.
+    """
+    peaks, groups = _input_peaks(module, layers, calibration)
+    scales: dict[str, Tensor] = {}
+    for names in groups:
+        weight = torch.stack([layers[name].weight.detach().abs().amax(0) for name in names]).amax(0)
+        x = peaks[names[0]].clamp_min(_TINY)
+        s = (x**alpha / weight.clamp_min(_TINY) ** (1 - alpha)).clamp_min(_TINY)
+        scales.update(dict.fromkeys(names, s))
+    return scales
+
+
+def _input_peaks(
+    module: nn.Module, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch]
+) -> tuple[dict[str, Tensor], list[list[str]]]:
+    """max|x_j| of each layer's input over all batches, and the layers grouped by the tensor that they read."""
+    peaks: dict[str, Tensor] = {}
+    readers: dict[int, list[str]] = {}
+    kept: list[Tensor] = []  # an id is only good while its tensor lives
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x = inputs[0]
+            kept.append(x)
+            readers.setdefault(id(x), []).append(name)
+            peak = x.detach().abs().flatten(0, -2).amax(0)
+            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+
+        return hook
+
+    groups: list[list[str]] = []
+    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            for batch in calibration:
+                module(**{name: torch.from_numpy(array) for name, array in checked(batch).items()})
+                groups = list(readers.values())
+                readers.clear()
+                kept.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not peaks:
+        raise DataError("smoothing needs calibration data and got no batch; bring --data, or set smooth = 0")
+    return peaks, _disjoint(groups, layers)
+
+
+def _disjoint(groups: list[list[str]], layers: Mapping[str, nn.Linear]) -> list[list[str]]:
+    """Each layer once; one that was never run, or more than once in a call, stands alone."""
+    count = {name: sum(group.count(name) for group in groups) for name in layers}
+    alone = [[name] for name in layers if count[name] > 1]
+    together = [[name for name in group if count[name] == 1] for group in groups]
+    return [group for group in together if group] + alone

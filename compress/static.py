@@ -1,0 +1,203 @@
+"""Static int8: weights per channel, activations with ranges calibrated beforehand.
+
+    x ≈ s_x·(Q_x − z_x) with fixed s_x, z_x;   W ≈ s_w·Q_w;   y = s_x·s_w·Σ (Q_x − z_x) Q_w
+
+Jacob et al., CVPR 2018. A value is quantized where a convolution or a linear layer reads or convolutions write it, and
+stays quantized through additions, pooling and reshapes; what is left, as softmax and layer normalization, stays float.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ..export import quantized  # noqa: F401 - defines the edgepress operators
+from ..export.model import Model
+from ..runtime.artifact import Step
+from ..runtime.errors import DataError, UnknownName, UsageError
+from .capture import CONVOLUTIONS, add_constant, aten, capture, constant, tidy
+from .data import Batch, Data, checked
+from .observers import OBSERVERS, Observer
+from .weights import per_channel
+
+Activation = Literal["uint8", "int8"]
+
+_DTYPES = {"uint8": torch.uint8, "int8": torch.int8}
+_PRODUCTS = CONVOLUTIONS | {aten.linear.default}
+# Engines compute these with the product before them, so no value between the two is quantized.
+_FUSED = {aten.relu.default, aten.relu_.default}
+# The values pass through unchanged: scale and zero point of the input hold for the output.
+_MOVES = {
+    aten.max_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default,
+    aten.transpose.int, aten.dropout.default, aten.contiguous.default, aten.clone.default, aten.squeeze.dim,
+    aten.unsqueeze.default,
+}  # fmt: skip
+_ARITHMETIC = {
+    aten.add.Tensor, aten.add_.Tensor, aten.cat.default, aten.mean.dim, aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default, aten.hardtanh.default, aten.hardtanh_.default,
+}  # fmt: skip
+_FLOW = _FUSED | _MOVES | _ARITHMETIC
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """Static int8 for convolutions and linear layers.
+
+    `calibration` is one of minmax, percentile, entropy. `activation` is the integer type that the target's CPU is fast
+    at: uint8 on x86, int8 on ARM; None leaves it to the device. `reduce_range` keeps weights to 7 bits, for x86 CPUs
+    without VNNI, whose 16-bit sums saturate.
+    """
+
+    calibration: str = "minmax"
+    activation: Activation | None = None
+    reduce_range: bool = False
+
+    def __post_init__(self) -> None:
+        if self.calibration not in OBSERVERS:
+            raise UnknownName("calibration", self.calibration, OBSERVERS)
+        if self.activation not in (None, *_DTYPES):
+            raise UsageError(f"static_int8: activation = {self.activation!r}; expected uint8 or int8")
+
+    def __call__(self, model: Model, data: Data) -> Model:
+        """Returns the model unchanged where it has nothing to quantize; raises DataError for calibration data that
+        is missing, not finite, or does not run."""
+        graph = capture(model)
+        owners = _owners(graph.graph)
+        if not owners:
+            return model
+        ranges = _calibrate(graph, set(owners.values()), self.calibration, data.calibration)
+        weights = _insert(graph, owners, ranges, _DTYPES[self.activation or "uint8"], 7 if self.reduce_range else 8)
+        note = f"{weights} layers at int8, per channel; {len(set(owners.values()))} activations at {self.activation}"
+        return model.then(graph, Step("static_int8", asdict(self), note))
+
+
+def _owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """The values to quantize; each with the value whose range it has (itself, or the one it was moved from)."""
+    owners: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.target in _PRODUCTS:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            owners.setdefault(source, source)
+            tail = _tail(node)
+            if node.target in CONVOLUTIONS and not _leaves(tail):
+                owners[tail] = tail
+        elif node.target in _FLOW and node not in owners and not _leaves(node):
+            sources = node.all_input_nodes
+            if sources and all(source in owners for source in sources):
+                tail = _tail(node) if node.target in _ARITHMETIC else node
+                owners[tail] = owners[sources[0]] if node.target in _MOVES else tail
+    return owners
+
+
+def _tail(node: fx.Node) -> fx.Node:
+    """The activation function that alone reads `node`, or the node itself."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in _FUSED else node
+
+
+def _leaves(node: fx.Node) -> bool:
+    """True where the value only leaves the model: outputs stay float."""
+    return all(user.op == "output" for user in node.users)
+
+
+class _Watch(fx.Interpreter):
+    """Runs the graph and shows the watched values to their observers."""
+
+    def __init__(self, graph: fx.GraphModule, observers: dict[fx.Node, Observer]) -> None:
+        super().__init__(graph)
+        self.observers = observers
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n in self.observers:
+            self.observers[n].update(result.detach().numpy())
+        return result
+
+
+def _calibrate(
+    graph: fx.GraphModule, values: set[fx.Node], method: str, calibration: Iterable[Batch]
+) -> dict[fx.Node, tuple[float, float]]:
+    """Run the batches one after the other and return the range of each value."""
+    observers = {node: OBSERVERS[method]() for node in values}
+    names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    seen = 0
+    for batch in calibration:
+        if set(batch) != set(names):
+            raise DataError(f"a calibration batch has the inputs {sorted(batch)}; the model takes {sorted(names)}")
+        tensors = [torch.from_numpy(checked(batch)[name]) for name in names]
+        try:
+            with torch.no_grad():
+                _Watch(graph, observers).run(*tensors)
+        except (RuntimeError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            shapes = {name: list(array.shape) for name, array in batch.items()}
+            raise DataError(f"the model does not run on a calibration batch of shape {shapes}: {reason}") from error
+        seen += 1
+    if not seen:
+        raise DataError("static_int8 needs calibration data and got no batch; bring --data or fill Data.calibration")
+    return {node: observer.range() for node, observer in observers.items()}
+
+
+def _insert(
+    graph: fx.GraphModule,
+    owners: dict[fx.Node, fx.Node],
+    ranges: dict[fx.Node, tuple[float, float]],
+    dtype: torch.dtype,
+    bits: int,
+) -> int:
+    """Write the decision into the graph; returns how many weights became integers."""
+    parameters = {node: scale_and_zero(*ranges[node], dtype) for node in ranges}
+    readers = {node for node in graph.graph.nodes if node.target in _PRODUCTS or node in owners}
+    heads = {node.all_input_nodes[0] for node in owners if node.target in _FUSED}
+    for node, owner in owners.items():
+        scale, zero = parameters[owner]
+        users = [u for u in node.users if u in readers or (u in heads and u.target in _ARITHMETIC)]
+        with graph.graph.inserting_after(node):
+            call = graph.graph.call_function(torch.ops.edgepress.quantize_dequantize.default, (node,))
+        with graph.graph.inserting_before(call):
+            call.args = (node, add_constant(graph, scale, "scale"), add_constant(graph, zero, "zero"))
+        for user in users:
+            user.replace_input_with(node, call)
+    count = 0
+    for node in [n for n in graph.graph.nodes if n.target in _PRODUCTS]:
+        count += _quantize_constants(graph, node, bits)
+    tidy(graph)
+    return count
+
+
+def _quantize_constants(graph: fx.GraphModule, node: fx.Node, bits: int) -> bool:
+    """Weight and bias of a product as integers; the bias counts in steps of s_x·s_w, as the int32 sums do."""
+    weight = constant(graph, node.args[1])
+    if weight is None:
+        return False
+    q = per_channel(weight, bits=bits)
+    node.update_arg(1, _dequantized(graph, node, q.values, q.scale, "weight"))
+    bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    step = constant(graph, source.args[1])
+    if bias is not None and step is not None:
+        limit = torch.iinfo(torch.int32).max
+        steps = torch.clamp(torch.round(bias.double() / (step.double() * q.scale.double())), -limit, limit)
+        node.update_arg(2, _dequantized(graph, node, steps.to(torch.int32), step * q.scale, "bias"))
+    return True
+
+
+def _dequantized(graph: fx.GraphModule, node: fx.Node, values: Tensor, scale: Tensor, name: str) -> fx.Node:
+    """A node before `node` that dequantizes constants per output channel."""
+    with graph.graph.inserting_before(node):
+        arguments = (add_constant(graph, values, name), add_constant(graph, scale, f"{name}_scale"))
+        bits = values.element_size() * 8
+        return graph.graph.call_function(torch.ops.edgepress.dequantize.default, (*arguments, None, bits, 0))
+
+
+def scale_and_zero(low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`s = (max − min)/255`, `z = round(qmin − min/s)`; the range is widened to hold 0, which must be exact."""
+    limits = torch.iinfo(dtype)
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / (limits.max - limits.min), 1e-12)
+    zero = min(max(round(limits.min - low / scale), limits.min), limits.max)
+    return torch.tensor(scale, dtype=torch.float32), torch.tensor(zero, dtype=dtype)

@@ -1,0 +1,97 @@
+"""export: a model as an artifact: the file of its format, its golden samples, its manifest, whole or not at all."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..runtime.artifact import GOLDEN, Artifact, File, check, describe, known_format, read_artifact, write_manifest
+from ..runtime.errors import EngineError
+from ..runtime.files import new_folder
+from ..runtime.golden import Case, difference, write_golden
+from ..runtime.session import load
+from .model import Model
+
+Write = Callable[[Model, Path], Path]
+
+
+def _onnx(model: Model, folder: Path) -> Path:
+    from . import onnx
+
+    return onnx.write(model, folder)
+
+
+# Format -> write(model, folder) -> the file written.
+EXPORTERS: dict[str, Write] = {"onnx": _onnx}
+
+# Largest difference that a correct engine may show on another machine, relative to the largest golden magnitude.
+# Float sums come in another order there; one step of an int8 activation is 1/255 of its range, and a few add up.
+TOLERANCE = {"float32": 1e-4, "quantized": 5e-2}
+
+_TOOLS = ("edgepress", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+
+
+def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact:
+    """Write `model` in the format `to` as the artifact `out`, open it, run it, and keep what it gave as golden samples.
+
+    Raises UnknownName for a format, UsageError where `out` exists and `force` is not set, UnsupportedError where the
+    format cannot express the model, EngineError where the written file does not open or gives no finite output.
+
+    >>> export(model, "onnx", Path("out/digits-fp32")).bytes
+    """
+    write = known_format(to, EXPORTERS)
+    with new_folder(out, force=force) as folder:
+        files = [describe(write(model, folder))]
+        for name, content in model.assets.items():
+            (folder / name).write_bytes(content)
+            files.append(describe(folder / name, "asset"))
+        draft = Artifact(folder, to, tuple(files), history=model.history, tools=_versions(), source=model.source)
+        write_manifest(draft)
+        write_manifest(_with_golden(draft, model))
+        check(read_artifact(folder))
+    return read_artifact(out)
+
+
+def _with_golden(draft: Artifact, model: Model) -> Artifact:
+    """Open the file as a user would, run it on the model's example, alone and in a batch, and keep the answers."""
+    session = load(draft.path)
+    whole = {name: tensor.numpy() for name, tensor in model.example.items()}
+    cases = []
+    for inputs in (_first(whole, model), whole):
+        outputs = session(**inputs)
+        for name, array in outputs.items():
+            if difference(array, array) != 0.0 or not np.isfinite(array.astype(np.float64)).all():
+                raise EngineError(f"the exported file gives NaN or infinity at output {name!r} for the model's example")
+        cases.append(Case(inputs, outputs))
+    write_golden(draft.path / GOLDEN, cases)
+    golden = describe(draft.path / GOLDEN, "golden")
+    return Artifact(
+        draft.path, draft.format, (*draft.files, golden), session.inputs, session.outputs, draft.history, draft.tools,
+        draft.source, TOLERANCE["quantized" if _is_quantized(model) else "float32"],
+    )  # fmt: skip
+
+
+def _first(inputs: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
+    """The first sample of a batch, where the first axis is free."""
+    return {name: array[:1] if 0 in model.axes.get(name, {}) else array for name, array in inputs.items()}
+
+
+def _is_quantized(model: Model) -> bool:
+    tensors: list[Tensor] = [*model.module.buffers(), *model.module.parameters()]
+    return any(str(t.dtype) in ("torch.int8", "torch.uint8") for t in tensors)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the tools that shape the file, as installed."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+__all__ = ["EXPORTERS", "TOLERANCE", "File", "export"]

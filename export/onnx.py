@@ -1,0 +1,178 @@
+"""Write a model as ONNX: torch's dynamo exporter, our lowering of quantized layers, one file."""
+
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import values
+
+from ..runtime.errors import ModelError, UnsupportedError
+from . import quantized as ops
+from .model import Model
+from .onnx_lower import DOMAIN, lower
+
+OPSET = 21
+MAX_BYTES = 2_000_000_000  # protobuf's limit for one message is 2 GiB
+FILE = "model.onnx"
+
+
+def write(model: Model, folder: Path) -> Path:
+    """Write `model.onnx` into `folder` and return its path; input and output names are the model's, axes stay free.
+
+    Raises UnsupportedError where an operator cannot be said in ONNX, an axis cannot stay free or the file would pass
+    2 GB; ModelError where the module does not run on its own example.
+    """
+    graph = _graph(model)
+    lower(graph)
+    _name_ports(graph, model)
+    _strip(graph)
+    size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value is not None)
+    if size > MAX_BYTES:
+        raise UnsupportedError(f"the weights take {size / 1e9:.1f} GB, one ONNX file holds 2 GB; quantize them first")
+    path = folder / FILE
+    ir.save(graph, path)
+    return path
+
+
+def _graph(model: Model) -> ir.Model:
+    """Trace the module and translate it to ONNX operators, our own (`edgepress::`) among them."""
+    try:
+        model(**model.example)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(f"{model.name} does not run on its own example: {_first_line(error)}") from error
+    module = model.module.eval()
+    shapes = {n: {i: torch.export.Dim.AUTO for i in model.axes.get(n, {})} for n in model.example}
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # torch reports each optional library that it does not find
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations inside torch; what fails is raised
+            program = torch.export.export(module, (), dict(model.example), dynamic_shapes=shapes)
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=_translations()
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UnsupportedError(f"{model.name} cannot be said in ONNX: {_cause(error)}") from error
+    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise UnsupportedError(f"{model.name} cannot be traced by torch.export: {_first_line(error)}") from error
+    assert exported is not None
+    return exported.model
+
+
+def _translations() -> dict[Any, Any]:
+    """Each of our operators becomes one node of the same name, to be lowered when the weights are in hand."""
+    return {
+        torch.ops.edgepress.quantize_dequantize.default: _node("quantize_dequantize", ("x", "scale", "zero"), ()),
+        torch.ops.edgepress.dequantize.default: _node("dequantize", ("values", "scale", "zero"), ("bits", "axis")),
+        torch.ops.edgepress.dynamic_linear.default: _node("dynamic_linear", ("x", "values", "scale", "bias"), ()),
+        torch.ops.edgepress.block_linear.default: _node(
+            "block_linear", ("x", "values", "scale", "zero", "bias"), ("bits", "block")
+        ),
+        torch.ops.edgepress.block_embedding.default: _node(
+            "block_embedding", ("ids", "values", "scale", "zero"), ("bits", "block")
+        ),
+    }
+
+
+def _node(name: str, inputs: tuple[str, ...], attributes: tuple[str, ...]) -> Any:
+    assert hasattr(ops, name)
+    schema = onnx.defs.OpSchema
+    optional = schema.FormalParameterOption.Optional
+    tensors = [f"tensor({t})" for t in ("float", "float16", "int8", "uint8", "int32", "int64")]
+    op = values.Op(
+        values.Opset(DOMAIN, 1),
+        name,
+        schema(
+            name,
+            DOMAIN,
+            1,
+            inputs=[schema.FormalParameter(i, f"T{n}", param_option=optional) for n, i in enumerate(inputs)],
+            outputs=[schema.FormalParameter("y", "T")],
+            type_constraints=[(t, tensors, "") for t in ("T", *(f"T{n}" for n in range(len(inputs))))],
+            attributes=[schema.Attribute(a, schema.AttrType.INT) for a in attributes],
+        ),
+    )
+
+    def translate(*arguments: Any) -> Any:
+        tensors, settings = arguments[: len(inputs)], arguments[len(inputs) :]
+        return op(*tensors, **dict(zip(attributes, settings, strict=True)))
+
+    return translate
+
+
+def _name_ports(graph: ir.Model, model: Model) -> None:
+    """Give ports and free axes the model's names; refuse an axis that tracing has fixed."""
+    if len(graph.graph.outputs) != len(model.outputs):
+        found, named = len(graph.graph.outputs), len(model.outputs)
+        raise ModelError(f"{model.name} returns {found} tensors and names {named} outputs; name each one")
+    taken = set(model.outputs)
+    for value in _all_values(graph):
+        if value.name in taken:  # an inner value must not carry a port's name
+            value.name = f"{value.name}_inner"
+    symbols: dict[str, str] = {}
+    for value, name in zip(graph.graph.inputs, model.example, strict=True):
+        value.name = name
+        assert value.shape is not None
+        for axis, label in model.axes.get(name, {}).items():
+            dim = value.shape[axis]
+            if isinstance(dim, int):
+                raise UnsupportedError(
+                    f"axis {axis} ({label}) of input {name!r} is fixed to {dim} by the model's own code; "
+                    "leave it out of the free axes, or make the module independent of it"
+                )
+            symbols[str(dim.value)] = label
+    for value, name in zip(graph.graph.outputs, model.outputs, strict=True):
+        value.name = name
+    for value in (*graph.graph.inputs, *graph.graph.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([_rename(dim, symbols) for dim in value.shape])
+
+
+def _rename(dim: Any, symbols: dict[str, str]) -> int | str:
+    if isinstance(dim, int):
+        return dim
+    return re.sub(r"[A-Za-z_]\w*", lambda m: symbols.get(m.group(), m.group()), str(dim.value))
+
+
+def _all_values(graph: ir.Model) -> list[ir.Value]:
+    return [*graph.graph.initializers.values(), *(v for node in graph.graph for v in node.outputs)]
+
+
+def _strip(graph: ir.Model) -> None:
+    """Drop what only a debugger of the exporter reads: it is half of a small file."""
+    graph.graph.name = "main"
+    graph.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+    graph.functions.clear()
+    for node in graph.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*_all_values(graph), *graph.graph.inputs):
+        value.metadata_props.clear()
+        value.doc_string = None
+    used = {node.domain for node in graph.graph}
+    for domain in [d for d in graph.graph.opset_imports if d not in used | {""}]:
+        del graph.graph.opset_imports[domain]
+    # inferred inner shapes are not needed to run
+    for node in graph.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason; the exporter wraps it in reports of many lines."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

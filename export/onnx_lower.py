@@ -1,0 +1,205 @@
+"""Lower quantized layers to what ONNX Runtime computes fast: QDQ, dynamic int8, block-wise weights.
+
+    quantize_dequantize  ->  QuantizeLinear, DequantizeLinear
+    dequantize           ->  DequantizeLinear (per channel)
+    dynamic_linear       ->  DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add
+    block_linear         ->  com.microsoft.MatMulNBits, Add
+    block_embedding      ->  com.microsoft.GatherBlockQuantized
+
+Specs: onnx.ai operators, opset 21; ONNX Runtime's contrib operators for the last two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+DOMAIN = "edgepress"
+CONTRIB = "com.microsoft"
+# int8 products inside MatMulNBits; without it the operator is slower than float.
+ACCURACY_LEVEL = 4
+
+
+@dataclass
+class _Lowering:
+    """A graph in the making: the nodes that replace one node, and what neighbours may share."""
+
+    graph: ir.Graph
+    nodes: list[ir.Node] = field(default_factory=list)
+    quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: int
+    ) -> tuple:
+        node = ir.node(op_type, list(inputs), attributes or None, domain=domain, num_outputs=outputs)
+        self.nodes.append(node)
+        return tuple(node.outputs)
+
+    def constant(self, array: np.ndarray, name: str) -> ir.Value:
+        if name not in self.graph.initializers:
+            value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+
+def lower(model: ir.Model) -> None:
+    """Replace every `edgepress` node of the graph, in place, and drop the weights that no node reads any more."""
+    lowering = _Lowering(model.graph)
+    for node in [n for n in model.graph if n.domain == DOMAIN]:
+        lowering.nodes = []
+        result = LOWER[node.op_type](node, lowering)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], lowering.nodes, [node.outputs[0]], [result])
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
+    _fold_transposes(model.graph)
+    _pool_globally(model.graph)
+    model.graph.opset_imports.pop(DOMAIN, None)
+    model.graph.opset_imports[CONTRIB] = 1
+
+
+def _array(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None, f"{value.name} is no constant"
+    return value.const_value.numpy()
+
+
+def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
+    """A node's inputs; the exporter leaves out optional ones at the end."""
+    return [*node.inputs, *[None] * (count - len(node.inputs))]
+
+
+def _quantize_dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
+    x, scale, zero = node.inputs
+    (q,) = to.op("QuantizeLinear", x, scale, zero)
+    (y,) = to.op("DequantizeLinear", q, scale, zero)
+    return y
+
+
+def _dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
+    values, scale, zero = _inputs(node, 3)
+    assert values is not None and scale is not None
+    if zero is None:  # ONNX Runtime's integer Gemm wants it written out
+        zero = to.constant(np.zeros(_array(scale).shape, _array(values).dtype), f"{scale.name}_zero")
+    (y,) = to.op("DequantizeLinear", values, scale, zero, axis=node.attributes["axis"].as_int())
+    return y
+
+
+def _dynamic_linear(node: ir.Node, to: _Lowering) -> ir.Value:
+    x, values, scale, bias = _inputs(node, 4)
+    assert x is not None and values is not None and scale is not None
+    if x not in to.quantized:  # query, key and value read the same x: quantize it once
+        to.quantized[x] = to.op("DynamicQuantizeLinear", x, outputs=3)
+    q, x_scale, x_zero = to.quantized[x]
+    weight = to.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
+    (total,) = to.op("MatMulInteger", q, weight, x_zero)
+    (y,) = to.op("Cast", total, to=int(ir.DataType.FLOAT))
+    (step,) = to.op("Mul", x_scale, scale)
+    (y,) = to.op("Mul", y, step)
+    return y if bias is None else to.op("Add", y, bias)[0]
+
+
+def _block_linear(node: ir.Node, to: _Lowering) -> ir.Value:
+    x, values, scale, zero, bias = _inputs(node, 5)
+    assert values is not None and scale is not None
+    bits, block = node.attributes["bits"].as_int(), node.attributes["block"].as_int()
+    q = _array(values)
+    rows, width = q.shape
+    blocks = -(-width // block)
+    padded = np.zeros((rows, blocks * block), np.uint8)
+    padded[:, :width] = q
+    weight = to.constant(pack(padded, bits).reshape(rows, blocks, block * bits // 8), f"{values.name}_packed")
+    scales = to.constant(_array(scale).reshape(-1).astype(np.float32), f"{scale.name}_flat")
+    points = None
+    if zero is not None:
+        points = to.constant(pack(_array(zero), bits).reshape(-1), f"{zero.name}_packed")
+    (y,) = to.op(
+        "MatMulNBits", x, weight, scales, points, domain=CONTRIB,
+        K=width, N=rows, bits=bits, block_size=block, accuracy_level=ACCURACY_LEVEL,
+    )  # fmt: skip
+    return y if bias is None else to.op("Add", y, bias)[0]
+
+
+def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
+    ids, values, scale, zero = _inputs(node, 4)
+    assert values is not None and scale is not None
+    bits, block = node.attributes["bits"].as_int(), node.attributes["block"].as_int()
+    table = to.constant(pack(_array(values), bits), f"{values.name}_packed")
+    points = None if zero is None else to.constant(pack(_array(zero), bits), f"{zero.name}_packed")
+    (y,) = to.op(
+        "GatherBlockQuantized", table, ids, scale, points, domain=CONTRIB,
+        gather_axis=0, quantize_axis=1, bits=bits, block_size=block,
+    )  # fmt: skip
+    return y if _array(scale).dtype == np.float32 else to.op("Cast", y, to=int(ir.DataType.FLOAT))[0]
+
+
+LOWER: dict[str, Callable[[ir.Node, _Lowering], ir.Value]] = {
+    "quantize_dequantize": _quantize_dequantize,
+    "dequantize": _dequantize,
+    "dynamic_linear": _dynamic_linear,
+    "block_linear": _block_linear,
+    "block_embedding": _block_embedding,
+}
+
+
+def pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """Pack unsigned integers along the last axis, the lower nibble first; an odd row is padded with 0.
+
+    >>> pack(np.array([[1, 2, 3]], np.uint8), 4)
+    array([[33,  3]], dtype=uint8)
+    """
+    if bits == 8:
+        return np.ascontiguousarray(values)
+    assert bits == 4, "only 4 and 8 bits are stored"
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+    return values[..., 0::2] | (values[..., 1::2] << 4)
+
+
+def _fold_transposes(graph: ir.Graph) -> None:
+    """`Transpose(DequantizeLinear(Q)) -> DequantizeLinear(Qᵀ)`: engines fuse a product only with the latter."""
+    for node in list(graph):
+        source = node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] is not None else None
+        if source is None or source.op_type != "DequantizeLinear" or source.inputs[0] is None:
+            continue
+        values = source.inputs[0]
+        if values.const_value is None or _array(values).ndim != 2 or len(source.outputs[0].uses()) != 1:
+            continue
+        lowering = _Lowering(graph)
+        weight = lowering.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
+        axis = 1 - source.attributes["axis"].as_int()
+        (y,) = lowering.op("DequantizeLinear", weight, *source.inputs[1:], axis=axis)
+        ir.convenience.replace_nodes_and_values(graph, node, [node, source], lowering.nodes, [node.outputs[0]], [y])
+        if not values.uses():
+            assert values.name is not None
+            del graph.initializers[values.name]
+
+
+def _pool_globally(graph: ir.Graph) -> None:
+    """`ReduceMean over (2, 3) -> GlobalAveragePool, Flatten`: engines have int8 kernels only for the latter.
+
+    A Quantize/Dequantize pair behind the mean is repeated before the Flatten: each of the two then has its own.
+    """
+    for node in [n for n in graph if n.op_type == "ReduceMean"]:
+        x, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+        keep = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+        if x is None or x.shape is None or len(x.shape) != 4 or axes is None or axes.const_value is None or keep:
+            continue
+        if sorted(int(a) % 4 for a in _array(axes).ravel()) != [2, 3]:
+            continue
+        lowering = _Lowering(graph)
+        (y,) = lowering.op("GlobalAveragePool", x)
+        quantize = _only_user(node, "QuantizeLinear")
+        dequantize = quantize and _only_user(quantize, "DequantizeLinear")
+        if quantize and dequantize:
+            pair = (("QuantizeLinear", quantize.inputs[1:]), ("DequantizeLinear", dequantize.inputs[1:]))
+            for op_type, parameters in pair:
+                (y,) = lowering.op(op_type, y, *parameters)
+        (y,) = lowering.op("Flatten", y)
+        ir.convenience.replace_nodes_and_values(graph, node, [node], lowering.nodes, [node.outputs[0]], [y])
+
+
+def _only_user(node: ir.Node, op_type: str) -> ir.Node | None:
+    users = [use.node for use in node.outputs[0].uses()]
+    return users[0] if len(users) == 1 and users[0].op_type == op_type else None
