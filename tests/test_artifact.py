@@ -29,25 +29,20 @@ from edgepress.runtime.errors import ArtifactError, UnknownName
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 LEAF = st.none() | st.booleans() | st.integers() | TEXT
 JSON = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(TEXT, LEAF, max_size=3)
-PORTS = st.lists(
-    st.builds(Port, TEXT, st.just("float32"), st.lists(st.integers(0, 9) | TEXT, max_size=4).map(tuple)), max_size=3
-).map(tuple)
+SHAPE = st.lists(st.integers(0, 9) | TEXT, max_size=4).map(tuple)
+PORTS = st.lists(st.builds(Port, TEXT, st.just("float32"), SHAPE), max_size=3).map(tuple)
+STEPS = st.lists(st.builds(Step, TEXT, st.dictionaries(TEXT, JSON, max_size=3), TEXT), max_size=3).map(tuple)
 
 
-@given(
-    inputs=PORTS,
-    outputs=PORTS,
-    steps=st.lists(st.tuples(TEXT, st.dictionaries(TEXT, JSON, max_size=3), TEXT), max_size=3),
-    words=TEXT,
-)
-def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path, inputs, outputs, steps, words: str):
+@given(inputs=PORTS, outputs=PORTS, history=STEPS, words=TEXT)
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path, inputs, outputs, history, words: str):
     written = Artifact(
         path=tmp_path,
         format="onnx",
         files=(File("model.onnx", 7, "ab" * 32), File("labels é.json", 0, "cd" * 32, "asset")),
         inputs=inputs,
         outputs=outputs,
-        history=tuple(Step(*step) for step in steps),
+        history=history,
         tools={"torch": words},
         source={words: "x"},
         tolerance=0.125,
