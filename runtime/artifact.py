@@ -85,7 +85,7 @@ class Artifact:
 
     def asset(self, name: str) -> Path | None:
         """The path of a file that ships along (`tokenizer.json`, `labels.json`), or None."""
-        return self.path / name if any(f.name == name for f in self.files) else None
+        return self.path / name if not self.bare and any(f.name == name for f in self.files) else None
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -97,15 +97,23 @@ def read_artifact(path: str | Path) -> Artifact:
     (Port(name='image', dtype='float32', shape=('batch', 1, 8, 8)),)
     """
     path = Path(path)
-    if path.is_file() and path.suffix in BARE_FORMATS:
-        return Artifact(path, BARE_FORMATS[path.suffix], (describe(path),), bare=True)
+    try:
+        return _read(path)
+    except OSError as error:  # no permission, a name that is too long, a disk that fails
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _read(path: Path) -> Artifact:
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in BARE_FORMATS:
+        return Artifact(path, BARE_FORMATS[suffix], (describe(path),), bare=True)
     manifest = require_folder(path) / MANIFEST
     if not manifest.is_file():
         raise ArtifactError(f"{path} has no {MANIFEST}; expected a folder that edgepress export or compress wrote")
+    text = manifest.read_bytes()
     try:
-        raw = json.loads(manifest.read_text(encoding="utf-8"))
-        return _parse(path, raw)
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+        return _parse(path, json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
         raise ArtifactError(f"{manifest} is damaged ({error!r}); export the model again") from error
 
 
@@ -114,20 +122,29 @@ def _parse(path: Path, raw: dict[str, Any]) -> Artifact:
         raise ArtifactError(f"{path / MANIFEST} has schema {raw['schema']}, this edgepress reads {SCHEMA}; upgrade it")
     artifact = Artifact(
         path=path,
-        format=raw["format"],
-        files=tuple(File(**f) for f in raw["files"]),
-        inputs=tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in raw["inputs"]),
-        outputs=tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in raw["outputs"]),
-        history=tuple(Step(**s) for s in raw["history"]),
-        tools=raw["tools"],
-        source=raw["source"],
+        format=str(raw["format"]),
+        files=tuple(_file(f, path / MANIFEST) for f in raw["files"]),
+        inputs=tuple(_port(p) for p in raw["inputs"]),
+        outputs=tuple(_port(p) for p in raw["outputs"]),
+        history=tuple(Step(str(s["name"]), dict(s["settings"]), str(s["note"])) for s in raw["history"]),
+        tools=dict(raw["tools"]),
+        source=dict(raw["source"]),
         tolerance=float(raw["tolerance"]),
     )
-    for file in artifact.files:  # a manifest must not reach outside its folder
-        if Path(file.name).name != file.name or file.name in (".", ".."):
-            raise ArtifactError(f"{path / MANIFEST} names the file {file.name!r}; expected plain file names")
     _ = artifact.model  # StopIteration where no file is the model
     return artifact
+
+
+def _file(raw: dict[str, Any], manifest: Path) -> File:
+    name = raw["name"]
+    if Path(name).name != name or name in ("", ".", ".."):  # a manifest must not reach outside its folder
+        raise ArtifactError(f"{manifest} names the file {name!r}; expected plain file names")
+    return File(name, int(raw["bytes"]), str(raw["sha256"]), str(raw["role"]))
+
+
+def _port(raw: dict[str, Any]) -> Port:
+    shape = tuple(axis if isinstance(axis, str) else int(axis) for axis in list(raw["shape"]))
+    return Port(str(raw["name"]), str(raw["dtype"]), shape)
 
 
 def write_manifest(artifact: Artifact) -> None:
@@ -140,9 +157,15 @@ def write_manifest(artifact: Artifact) -> None:
 
 def describe(path: Path, role: str = "model") -> File:
     """Name, size and sha256 of a file."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return File(path.name, path.stat().st_size, digest, role)
+    return File(path.name, path.stat().st_size, _sha256(path), role)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
 
 
 def check(artifact: Artifact) -> None:
@@ -156,7 +179,7 @@ def check(artifact: Artifact) -> None:
         if path.stat().st_size != file.bytes:
             size = path.stat().st_size
             raise ArtifactError(f"{path} has {size} bytes, the manifest says {file.bytes}; copy the folder again")
-        if describe(path).sha256 != file.sha256:
+        if _sha256(path) != file.sha256:
             raise ArtifactError(f"{path} was changed or damaged since the export (sha256); copy the folder again")
 
 

@@ -69,15 +69,16 @@ class UnsupportedError(EdgepressError):
 
 
 class MissingExtra(EdgepressError):  # noqa: N818
-    """A library that is not installed.
+    """A library that is not installed; `extra` is the one of pyproject.toml that brings it, none for the base install.
 
     >>> raise MissingExtra("torch", "compress")
     Traceback (most recent call last):
     edgepress.runtime.errors.MissingExtra: torch is not installed; it comes with: pip install 'edgepress[compress]'
     """
 
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed; it comes with: pip install 'edgepress[{extra}]'")
+    def __init__(self, library: str, extra: str = "") -> None:
+        what = f"'edgepress[{extra}]'" if extra else "edgepress"
+        super().__init__(f"{library} is not installed; it comes with: pip install {what}")
 
 
 class DeviceError(EdgepressError):

@@ -1,5 +1,6 @@
 """Folders and files appear whole or not at all."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,33 +13,42 @@ _MARK = ".edgepress-tmp-"
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool = False, marker: str = "artifact.json") -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     Raises UsageError where `path` exists and `force` is not set. With `force` the old folder is in place until the
-    new one is complete.
+    new one is complete; only a folder that is empty or holds the file `marker` is replaced, and no other.
 
     >>> with new_folder(Path("out/model")) as folder:
     ...     (folder / "model.onnx").write_bytes(b"...")
     """
-    refuse_existing(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name in ("", ".."):
+        raise UsageError(f"{path} is a place, not a name; name a new folder")
     _remove_stale(path)
+    refuse_existing(path, force=force, marker=marker)
     draft = _beside(path, "new")
-    draft.mkdir()
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); name another place") from error
     try:
         yield draft
+        refuse_existing(path, force=force, marker=marker)  # somebody else may have written it meanwhile
         _replace(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise UsageError where `path` exists and `force` is not set."""
-    if os.path.lexists(path) and not force:
+def refuse_existing(path: Path, *, force: bool, marker: str = "artifact.json") -> None:
+    """Raise UsageError where `path` exists and may not be replaced: see `new_folder`."""
+    if not os.path.lexists(path):
+        return
+    if not force:
         raise UsageError(f"{path} exists already; name another place, or replace it with --force")
-    if path.is_file() or path.is_symlink():
-        raise UsageError(f"{path} is a file, not a folder; name another place")
+    if path.is_symlink() or not path.is_dir():
+        raise UsageError(f"{path} is a file or a link, not a folder; name another place")
+    if not (path / marker).is_file() and any(path.iterdir()):
+        raise UsageError(f"{path} holds other files and no {marker}; name another place, --force would delete them")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,20 +80,21 @@ def _replace(draft: Path, path: Path) -> None:
         draft.rename(path)
         return
     old = _beside(path, "old")
-    path.rename(old)
     try:
+        path.rename(old)
         draft.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
+    finally:
+        if not path.exists():
+            old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_stale(path: Path) -> None:
     """Clear up after runs that were killed: put an old folder back where its successor never came, drop the rest."""
-    for left in path.parent.glob(f".{path.name}{_MARK}*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}{_MARK}*"):
         role, _, pid = left.name.rpartition(_MARK)[2].partition("-")
-        if pid.isdigit() and _alive(int(pid)):
+        # A container often gives each run the same number, so what bears ours is left from an earlier one.
+        if pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)):
             continue
         if role == "old" and not path.exists():
             left.rename(path)

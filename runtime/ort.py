@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .artifact import Port
-from .errors import EngineError, MissingExtra, UnknownName
+from .errors import EngineError, MissingExtra, UnknownName, UsageError
 
 # ONNX Runtime's type names -> NumPy's. What is missing here is refused by name.
 _DTYPES = {
@@ -45,12 +45,15 @@ class OrtEngine:
 def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",)) -> OrtEngine:
     """Open an ONNX file. `threads=None` leaves the number to the engine (one per core).
 
-    Raises EngineError where the file cannot be opened, UnknownName for a provider that this build has not.
+    Raises EngineError where the file cannot be opened, UnknownName for a provider that this build has not, UsageError
+    where `threads` is below 1.
     """
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnx") from error
+        raise MissingExtra("onnxruntime") from error
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; expected at least 1, or None for one per core")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters is raised; the rest would reach the user's terminal
     if threads is not None:
@@ -87,17 +90,18 @@ def _runner(session: Any, failures: tuple[type[Exception], ...]) -> Callable[...
 def _resolve(providers: Sequence[str], ort: Any) -> list[str]:
     available = {name.removesuffix(_SUFFIX).lower(): name for name in ort.get_available_providers()}
     resolved = []
-    for name in providers:
+    for name in (providers,) if isinstance(providers, str) else providers:
         short = name.removesuffix(_SUFFIX).lower()
         if short not in available:
             raise UnknownName("execution provider", name, available)
         resolved.append(available[short])
-    return resolved
+    return list(dict.fromkeys(resolved))  # named twice, it would be a warning
 
 
 def _port(node: Any, path: Path) -> Port:
     if node.type not in _DTYPES:
-        raise EngineError(f"{path} has the port {node.name!r} of type {node.type}; expected a tensor type")
+        known = ", ".join(_DTYPES)
+        raise EngineError(f"{path} has the port {node.name!r} of type {node.type}; expected one of: {known}")
     shape = tuple(axis if isinstance(axis, int) else (axis or "?") for axis in node.shape)
     return Port(node.name, _DTYPES[node.type], shape)
 
@@ -105,9 +109,8 @@ def _port(node: Any, path: Path) -> Port:
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
     """ONNX Runtime's own exception types; they share no base class of their own."""
     state = ort.capi.onnxruntime_pybind11_state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotImplemented",
-             "RuntimeException", "EPFail", "EngineError", "ModelLoaded")  # fmt: skip
-    return (*(getattr(state, name) for name in names if hasattr(state, name)), ValueError, RuntimeError)
+    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*own, ValueError, RuntimeError)
 
 
 def _first_line(error: Exception) -> str:

@@ -54,7 +54,7 @@ class LoadedModel:
         """The ports that a call returns."""
         return self.engine.outputs
 
-    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, /, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Run the model. Raises PortError where a name, dtype or shape does not fit, saying what was given.
 
         >>> model = load("out/digits-int8")
@@ -67,6 +67,8 @@ class LoadedModel:
             if port is None or not isinstance(array, np.ndarray) or array.dtype != port[0]:
                 raise _mismatch(self, inputs)
             shape = port[1]
+            if not shape:  # a scalar, or a rank that the file does not state: the engine knows
+                continue
             if array.ndim != len(shape):
                 raise _mismatch(self, inputs)
             for have, want in zip(array.shape, shape, strict=True):
@@ -93,7 +95,8 @@ def load(
     """Open an artifact's folder, or a bare model file, with the engine of its format.
 
     `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
-    `verify` compares the sha256 of every file with the manifest first. Raises ArtifactError, EngineError, UnknownName.
+    `verify` compares the sha256 of every file with the manifest first. Raises ArtifactError, EngineError, UsageError,
+    UnknownName.
 
     >>> load("out/digits-int8", threads=1).inputs[0].name
     'image'
@@ -116,9 +119,8 @@ def _mismatch(model: LoadedModel, inputs: Mapping[str, np.ndarray]) -> PortError
         if not isinstance(array, np.ndarray):
             return PortError(f"input {name!r} is a {type(array).__name__}, not a NumPy array{expected}")
         port = wanted[name]
-        fits = len(port.shape) == array.ndim and all(
-            isinstance(want, str) or want == have for want, have in zip(port.shape, array.shape, strict=True)
-        )
+        fits = not port.shape or len(port.shape) == array.ndim
+        fits = fits and all(isinstance(w, str) or w == have for w, have in zip(port.shape, array.shape, strict=False))
         if array.dtype != np.dtype(port.dtype) or not fits:
             return PortError(f"input {name!r} is {array.dtype}{list(array.shape)}; expected {port}")
     missing = ", ".join(repr(name) for name in wanted if name not in inputs)

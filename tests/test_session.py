@@ -1,0 +1,119 @@
+"""A loaded model runs, and a call that does not fit says what was given and what fits."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepress.runtime import load
+from edgepress.runtime.artifact import MANIFEST
+from edgepress.runtime.errors import ArtifactError, EdgepressError, PortError, UnknownName
+
+WEIGHT = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+
+
+def test_a_model_gives_its_outputs_by_name(artifact: Path):
+    model = load(artifact)
+    x = np.array([[1, 0, 2]], np.float32)
+    outputs = model(x=x)
+    assert list(outputs) == ["y"]
+    assert outputs["y"].dtype == np.float32
+    assert np.array_equal(outputs["y"], x @ WEIGHT)
+    assert [str(port) for port in model.inputs + model.outputs] == ["x float32[batch, 3]", "y float32[batch, 2]"]
+
+
+@pytest.mark.parametrize("batch", [0, 1, 17])
+def test_a_free_axis_takes_any_length(linear: Path, batch: int):
+    assert load(linear)(x=np.ones((batch, 3), np.float32))["y"].shape == (batch, 2)
+
+
+def test_arrays_in_any_memory_order_are_taken(linear: Path):
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    assert np.array_equal(load(linear)(x=x)["y"], x @ WEIGHT)
+    assert np.array_equal(load(linear)(x=x[::-2])["y"], x[::-2] @ WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "missing the input 'x'; expected x float32[batch, 3]"),
+        ({"image": np.ones((1, 3), np.float32)}, "there is no input 'image'; expected x float32[batch, 3]"),
+        ({"x": np.ones((1, 3), np.float32), "self": np.ones(1)}, "there is no input 'self'"),
+        ({"x": [[1.0, 2.0, 3.0]]}, "input 'x' is a list, not a NumPy array"),
+        ({"x": np.float32(1)}, "input 'x' is a float32, not a NumPy array"),
+        ({"x": np.ones((1, 3))}, "input 'x' is float64[1, 3]; expected x float32[batch, 3]"),
+        ({"x": np.ones((1, 3), ">f4")}, "input 'x' is >f4[1, 3]; expected x float32[batch, 3]"),
+        ({"x": np.ones((1, 4), np.float32)}, "input 'x' is float32[1, 4]; expected x float32[batch, 3]"),
+        ({"x": np.ones(3, np.float32)}, "input 'x' is float32[3]; expected x float32[batch, 3]"),
+        ({"x": np.ones((1, 1, 3), np.float32)}, "input 'x' is float32[1, 1, 3]; expected x float32[batch, 3]"),
+    ],
+)
+def test_a_call_that_does_not_fit_says_what_does(linear: Path, inputs: dict, message: str):
+    with pytest.raises(PortError) as error:
+        load(linear)(**inputs)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_model_answers_several_threads(linear: Path):
+    model = load(linear, threads=1)
+    batches = [np.full((i % 5 + 1, 3), i, np.float32) for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(lambda x: model(x=x)["y"], batches))
+    assert all(np.array_equal(y, x @ WEIGHT) for x, y in zip(batches, outputs, strict=True))
+
+
+def test_the_self_test_replays_the_golden_samples(artifact: Path):
+    result = load(artifact).selftest()
+    assert result.passed
+    assert result.cases == 2
+    assert result.difference <= 1e-6
+
+
+def test_the_self_test_of_another_model_fails(artifact: Path):
+    content = (artifact / "model.onnx").read_bytes()
+    weights = WEIGHT.tobytes()
+    assert weights in content
+    (artifact / "model.onnx").write_bytes(content.replace(weights, (WEIGHT * 1.01).astype(np.float32).tobytes()))
+    result = load(artifact, verify=False).selftest()
+    assert not result.passed
+    assert result.difference == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_bare_file_has_nothing_to_replay(linear: Path):
+    with pytest.raises(ArtifactError, match="no golden samples"):
+        load(linear).selftest()
+
+
+def test_a_changed_file_is_refused_before_the_engine_sees_it(artifact: Path):
+    (artifact / "labels.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"labels\.json"):
+        load(artifact)
+    assert load(artifact, verify=False).selftest().passed
+
+
+def test_a_format_without_an_engine_is_named(artifact: Path):
+    manifest = artifact / MANIFEST
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"onnx"', '"tape"'), encoding="utf-8")
+    with pytest.raises(UnknownName, match="unknown format 'tape'; known: onnx"):
+        load(artifact)
+
+
+def test_importing_the_runtime_imports_no_engine_and_loading_imports_one(linear: Path):
+    code = (
+        "import sys, edgepress.runtime as r\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        f"r.load({str(linear)!r})\n"
+        "assert 'onnxruntime' in sys.modules and 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_whatever_goes_wrong_is_caught_by_the_root_of_our_errors(tmp_path: Path):
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    for path in (tmp_path / "junk.onnx", tmp_path, tmp_path / "missing"):
+        with pytest.raises(EdgepressError):
+            load(path)
