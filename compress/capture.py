@@ -1,10 +1,9 @@
 """Capture a module as a graph of ATen operators, with batch normalization folded away.
 
-    BatchNorm ∘ Conv -> Conv:   W' = W·γ/√(σ² + ε),   b' = (b − μ)·γ/√(σ² + ε) + β
+BatchNorm ∘ Conv -> Conv:   W' = W·γ/√(σ² + ε),   b' = (b − μ)·γ/√(σ² + ε) + β
 """
 
 import operator
-import warnings
 from collections.abc import Iterator
 from itertools import chain, count
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ..export.model import Model
-from ..runtime.errors import UnsupportedError
+from ..export.trace import trace
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding}
@@ -23,20 +22,7 @@ def capture(model: Model) -> fx.GraphModule:
 
     Raises UnsupportedError where torch.export cannot trace it.
     """
-    axes = {name: {axis: torch.export.Dim.AUTO for axis in model.axes.get(name, {})} for name in model.example}
-    was_training = model.module.training
-    model.module.eval()
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecations inside torch; what fails is raised
-            program = torch.export.export(model.module, (), dict(model.example), dynamic_shapes=axes)
-            traced = program.module(check_guards=False)
-    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UnsupportedError(f"{model.name} cannot be traced by torch.export: {reason}") from error
-    finally:
-        model.module.train(was_training)
-    assert isinstance(traced, fx.GraphModule)
+    traced = trace(model).module(check_guards=False)
     graph = fx.GraphModule(traced, traced.graph)  # torch.export's own class refuses eval() and train()
     fold_batch_norm(graph)
     return graph
@@ -46,9 +32,10 @@ def fold_batch_norm(graph: fx.GraphModule) -> int:
     """Fold every batch normalization that alone reads a convolution into it, in place; returns how many."""
     folded = 0
     for conv, norm in list(_pairs(graph)):
-            weight, bias = _weight_and_bias(graph, conv)
+        weight, bias = _weight_and_bias(graph, conv)
         gamma, beta, mean, variance = (constant(graph, node) for node in norm.args[1:5])
-        assert weight is not None and mean is not None and variance is not None
+        if weight is None or mean is None or variance is None:
+            continue
         eps = norm.args[7]
         assert isinstance(eps, float)
         factor = torch.rsqrt(variance + eps) * (1.0 if gamma is None else gamma)
@@ -104,4 +91,3 @@ def tidy(graph: fx.GraphModule) -> None:
             if full not in used:
                 delattr(owner, name)
     graph.recompile()
-

@@ -50,7 +50,7 @@ class MinMax:
 
 
 class Histogram(MinMax):
-    """Counts over [−limit, limit) in 2·2048 equal bins; where a value lies outside, the limit doubles and bins merge."""
+    """Counts over [−limit, limit) in 2·2048 equal bins; for a value outside, the limit doubles and bins merge."""
 
     def __init__(self) -> None:
         super().__init__()

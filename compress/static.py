@@ -178,7 +178,7 @@ def _quantize_constants(graph: fx.GraphModule, node: fx.Node, bits: int) -> bool
     bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    step = constant(graph, source.args[1])
+    step = constant(graph, source.args[1]) if len(source.args) > 1 else None
     if bias is not None and step is not None:
         limit = torch.iinfo(torch.int32).max
         steps = torch.clamp(torch.round(bias.double() / (step.double() * q.scale.double())), -limit, limit)

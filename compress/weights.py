@@ -3,7 +3,7 @@
     Q = clamp(round(W/s) + z),   W ≈ s·(Q − z)
 
 Scales come from the largest magnitude (symmetric) or the range (asymmetric), and for blocks from the least squared
-error over a grid of clipped ranges (as in "Optimal Clipping", e.g. Banner et al. 2019, ACIQ, searched instead of fitted).
+error over a grid of clipped ranges (the aim of ACIQ, Banner et al. 2019; searched, not fitted).
 """
 
 import torch

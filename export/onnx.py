@@ -15,6 +15,7 @@ from ..runtime.errors import ModelError, UnsupportedError
 from . import quantized as ops
 from .model import Model
 from .onnx_lower import DOMAIN, lower
+from .trace import first_line, trace
 
 OPSET = 21
 MAX_BYTES = 2_000_000_000  # protobuf's limit for one message is 2 GiB
@@ -41,26 +42,16 @@ def write(model: Model, folder: Path) -> Path:
 
 def _graph(model: Model) -> ir.Model:
     """Trace the module and translate it to ONNX operators, our own (`edgepress::`) among them."""
-    try:
-        model(**model.example)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ModelError(f"{model.name} does not run on its own example: {_first_line(error)}") from error
-    module = model.module.eval()
-    shapes = {n: {i: torch.export.Dim.AUTO for i in model.axes.get(n, {})} for n in model.example}
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # torch reports each optional library that it does not find
+    program = trace(model)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each optional library that it does not find
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # deprecations inside torch; what fails is raised
-            program = torch.export.export(module, (), dict(model.example), dynamic_shapes=shapes)
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=_translations()
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UnsupportedError(f"{model.name} cannot be said in ONNX: {_cause(error)}") from error
-    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UnsupportedError(f"{model.name} cannot be traced by torch.export: {_first_line(error)}") from error
     assert exported is not None
     return exported.model
 
@@ -170,9 +161,4 @@ def _cause(error: BaseException) -> str:
     """The innermost reason; the exporter wraps it in reports of many lines."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -79,7 +79,8 @@ def _quantize_dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
 
 def _dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
     values, scale, zero = _inputs(node, 3)
-    assert values is not None and scale is not None
+    assert values is not None
+    assert scale is not None
     if zero is None:  # ONNX Runtime's integer Gemm wants it written out
         zero = to.constant(np.zeros(_array(scale).shape, _array(values).dtype), f"{scale.name}_zero")
     (y,) = to.op("DequantizeLinear", values, scale, zero, axis=node.attributes["axis"].as_int())
@@ -88,7 +89,9 @@ def _dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
 
 def _dynamic_linear(node: ir.Node, to: _Lowering) -> ir.Value:
     x, values, scale, bias = _inputs(node, 4)
-    assert x is not None and values is not None and scale is not None
+    assert x is not None
+    assert values is not None
+    assert scale is not None
     if x not in to.quantized:  # query, key and value read the same x: quantize it once
         to.quantized[x] = to.op("DynamicQuantizeLinear", x, outputs=3)
     q, x_scale, x_zero = to.quantized[x]
@@ -102,7 +105,8 @@ def _dynamic_linear(node: ir.Node, to: _Lowering) -> ir.Value:
 
 def _block_linear(node: ir.Node, to: _Lowering) -> ir.Value:
     x, values, scale, zero, bias = _inputs(node, 5)
-    assert values is not None and scale is not None
+    assert values is not None
+    assert scale is not None
     bits, block = node.attributes["bits"].as_int(), node.attributes["block"].as_int()
     q = _array(values)
     rows, width = q.shape
@@ -123,7 +127,8 @@ def _block_linear(node: ir.Node, to: _Lowering) -> ir.Value:
 
 def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
     ids, values, scale, zero = _inputs(node, 4)
-    assert values is not None and scale is not None
+    assert values is not None
+    assert scale is not None
     bits, block = node.attributes["bits"].as_int(), node.attributes["block"].as_int()
     table = to.constant(pack(_array(values), bits), f"{values.name}_packed")
     points = None if zero is None else to.constant(pack(_array(zero), bits), f"{zero.name}_packed")

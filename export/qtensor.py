@@ -1,4 +1,4 @@
-"""QTensor: integers with a scale and a zero point, `W ≈ s·(Q − z)`: the one form in which a decision is written down."""
+"""QTensor: integers with a scale and a zero point, `W ≈ s·(Q − z)`: the one form of a decision."""
 
 from dataclasses import dataclass
 from typing import Literal
