@@ -1,0 +1,143 @@
+"""Recipe: passes in their order, read from TOML, by name or from a file of the user's."""
+
+import importlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+
+from ..runtime.errors import InputError, MissingExtra, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from ..devices.device import Device
+    from ..export.model import Model
+    from .data import Data
+
+_PACKAGE = "edgepress.compress"
+
+# Name in a recipe -> where its dataclass is; imported when a recipe is made, for most of them want torch.
+PASSES: dict[str, tuple[str, str]] = {
+    "static_int8": ("static", "StaticInt8"),
+    "dynamic_int8": ("quantize", "DynamicInt8"),
+    "weight_only": ("quantize", "WeightOnly"),
+}
+
+
+class Pass(Protocol):
+    """A frozen dataclass: its fields are its settings, calling it does the work."""
+
+    def __call__(self, model: "Model", data: "Data") -> "Model": ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name, what it is for, and its passes; itself a Pass."""
+
+    name: str
+    description: str
+    passes: tuple[tuple[str, Pass], ...]
+
+    def __call__(self, model: "Model", data: "Data") -> "Model":
+        """All passes, one after the other, nothing measured; `compress` measures each."""
+        for _, step in self.passes:
+            model = step(model, data)
+        return model
+
+    def targeting(self, device: "Device") -> "Recipe":
+        """The recipe with every setting that is left to the device (`activation`) filled in."""
+        filled = ((name, _for_device(step, device)) for name, step in self.passes)
+        return replace(self, passes=tuple(filled))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of the recipes that ship with edgepress."""
+    files = (resources.files(_PACKAGE) / "recipes").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+
+
+def recipe_table(name: str) -> dict[str, Any]:
+    """A recipe's TOML as it is written: by its name, or by the path of a `.toml` file.
+
+    Raises UnknownName for a name that is not there, InputError for a file that is not TOML.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {name}; known recipes: {', '.join(recipe_names())}")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (resources.files(_PACKAGE) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise UnknownName("recipe", name, recipe_names())
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the recipe {name} is not TOML: {error}") from error
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name, or of this `.toml` file, with its passes made and their settings checked.
+
+    >>> find_recipe("int8").passes[0]
+    ('static_int8', StaticInt8(calibration='minmax', activation=None, reduce_range=False))
+    """
+    table = recipe_table(name)
+    _refuse_unknown(f"recipe {name}", table, {"description", "pass"})
+    tables = table.get("pass", [])
+    if not isinstance(tables, list) or not tables:
+        raise UsageError(f"recipe {name} has no passes; expected one or more [[pass]] tables with a name")
+    return Recipe(Path(name).stem, str(table.get("description", "")), tuple(_read_pass(name, t) for t in tables))
+
+
+def _read_pass(recipe: str, table: Mapping[str, Any]) -> tuple[str, Pass]:
+    name = table.get("name")
+    if name not in PASSES:
+        raise UnknownName("pass", str(name), PASSES)
+    module, attribute = PASSES[name]
+    try:
+        kind = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "compress") from error
+    settings = {key: value for key, value in table.items() if key != "name"}
+    _refuse_unknown(f"pass {name} in recipe {recipe}", settings, {field.name for field in fields(kind)})
+    hints = get_type_hints(kind)
+    return name, kind(**{key: _fit(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
+
+
+def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{where} has the unknown setting {key!r}; known: {', '.join(sorted(known))}")
+
+
+def _fit(where: str, value: Any, hint: Any) -> Any:
+    """The TOML value as the field's type; raises UsageError where it is another type."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        if isinstance(value, list):
+            return tuple(_fit(where, item, inner) for item in value)
+    elif _accepts(value, hint):
+        return float(value) if hint is float else value
+    raise UsageError(f"{where} = {value!r}; expected {getattr(hint, '__name__', hint)}")
+
+
+def _accepts(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_accepts(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is NoneType:
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _for_device(step: Any, device: "Device") -> Any:
+    left_open = any(field.name == "activation" and step.activation is None for field in fields(step))
+    return replace(step, activation=device.activation) if left_open else step
