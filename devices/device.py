@@ -10,6 +10,7 @@ from ..runtime.errors import UnknownName, UsageError
 from ..runtime.machine import this_machine
 from .links import LINKS
 
+_PACKAGE = "edgepress.devices"
 _ALIASES = {"local": "host"}
 # The activation type that the processor's int8 kernels are fast at. ONNX Runtime's int8 convolutions with int8
 # activations were 5 to 9 times slower than with uint8 on x86-64 (ONNX Runtime 1.32, AVX512-VNNI).
@@ -40,7 +41,7 @@ class Device:
 
 def device_names() -> tuple[str, ...]:
     """The names of all profiles."""
-    files = (resources.files(__package__) / "profiles").iterdir()
+    files = (resources.files(_PACKAGE) / "profiles").iterdir()
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
@@ -58,7 +59,7 @@ def find_device(name: str) -> Device:
     name = _ALIASES.get(scheme, name)
     if name not in device_names():
         raise UnknownName("device", name, (*device_names(), *_ALIASES))
-    text = (resources.files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (resources.files(_PACKAGE) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     return read_profile(name, text)
 
 

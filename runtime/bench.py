@@ -97,7 +97,7 @@ def bench(
         )
         for subject, blocks in zip(subjects, rounds, strict=True)
     )
-    return tuple(replace(t, doubts=(*t.doubts, *_doubts(t, providers))) for t in timings)
+    return _with_doubts(tuple(timings), providers)
 
 
 def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:
@@ -115,7 +115,7 @@ def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -
 
 
 def _block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
-    """Latencies in ms of at least `least` calls that fill BLOCK_MS or are BLOCK_CALLS; fewer where `limit_s` is over."""
+    """Latencies in ms of `least` calls or more, until BLOCK_MS or BLOCK_CALLS; fewer where `limit_s` is over."""
     clock = time.perf_counter_ns
     settled = clock() + int(SETTLE_MS * 1e6)
     call()
@@ -196,11 +196,12 @@ def _invent(port: Port) -> np.ndarray:
 
 def _read_inputs(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with path.open("rb") as stream:  # np.load leaves the file open where the archive is damaged
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise DataError(f"{path} holds a single array; expected an .npz with one array per input")
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as an .npz of inputs ({error}); write it with numpy.savez") from error
 
 
@@ -208,6 +209,14 @@ def _batch(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many samples a call holds: the size of a free first axis, else 1."""
     free = (shapes[p.name][0] for p in ports if p.shape and isinstance(p.shape[0], str) and p.name in shapes)
     return next(free, 1)
+
+
+def _with_doubts(timings: tuple[Timing, ...], asked: Sequence[str]) -> tuple[Timing, ...]:
+    shapes = {str(sorted(timing.shapes.values())) for timing in timings}
+    seen = ", ".join(sorted(shapes))
+    differ = (Doubt("shapes", f"inputs of different shapes ({seen}): do not compare the latencies"),)
+    shared = differ if len(shapes) > 1 else ()
+    return tuple(replace(t, doubts=(*t.doubts, *shared, *_doubts(t, asked))) for t in timings)
 
 
 def _doubts(timing: Timing, asked: Sequence[str]) -> Iterator[Doubt]:

@@ -75,7 +75,10 @@ def to_json(timings: Sequence[Timing]) -> str:
 def from_json(text: str) -> tuple[Timing, ...]:
     """Read what `to_json` wrote. Raises DataError where it is something else."""
     try:
-        return tuple(read_timing(raw) for raw in json.loads(text))
+        raws = json.loads(text)
+        if not isinstance(raws, list):
+            raise TypeError(f"a {type(raws).__name__}, not a list")
+        return tuple(read_timing(raw) for raw in raws)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"expected the JSON of edgepress.runtime.bench, got {text[:60]!r} ({error})") from error
 
