@@ -3,13 +3,16 @@
 # --- artifacts: tiny real ONNX files in real artifact folders (test_bench, test_links, test_measure, test_report) ---
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from edgepress.devices.measure import Alone, Row
 from edgepress.runtime.artifact import GOLDEN, Artifact, Port, describe, read_artifact, write_manifest
-from edgepress.runtime.golden import Case, write_golden
+from edgepress.runtime.golden import Case, SelfTest, write_golden
+from edgepress.runtime.machine import Disturbance, Machine
+from edgepress.runtime.timing import Timing
 
 MakeArtifact = Callable[..., Artifact]
 
@@ -75,6 +78,46 @@ def _write_perceptron(path: Path, x: np.ndarray, *, width: int, depth: int) -> n
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return y
+
+
+@pytest.fixture(scope="session")
+def make_row() -> Callable[..., Row]:
+    """`make_row(name, bytes, ms=..., memory=..., score=...)`: 20 rounds of 5 samples around `ms`, run "1"."""
+
+    def make(
+        name: str,
+        size: int,
+        *,
+        ms: float | Sequence[float] | None = 1.0,
+        memory: int | None = 60_000_000,
+        score: Mapping[str, float] | None = None,
+        run: str = "1",
+    ) -> Row:
+        per_round = [ms] * 20 if isinstance(ms, float) else ms
+        timing = None if per_round is None else _timing(name, per_round, run)
+        alone = None if timing is None else Alone(10.0, 2.0, 150.0, memory)
+        path = Path("out") / name
+        return Row(name, path, "onnx", size, "0" * 64, "host", timing, alone, score, SelfTest(2, 1e-7, 1e-5))
+
+    return make
+
+
+def _timing(name: str, per_round: Sequence[float], run: str) -> Timing:
+    return Timing(
+        name=name,
+        run=run,
+        load_ms=None,
+        first_run_ms=None,
+        cold_start_ms=None,
+        rounds=tuple((0.99 * ms, ms, ms, ms, 1.01 * ms) for ms in per_round),
+        peak_memory=None,
+        threads=1,
+        providers=("CPUExecutionProvider",),
+        shapes={"x": (2, 64)},
+        batch=2,
+        machine=Machine("x86_64", "a processor", 2, 4096, "Linux 6", "3.11.7", None, None, None, 0.1),
+        disturbance=Disturbance(1.0, None, None, 3),
+    )
 
 
 # --- end of artifacts ---

@@ -39,7 +39,7 @@ def test_the_current_folder_does_not_change_what_is_imported(tmp_path, monkeypat
 
 def test_the_last_line_of_a_failure_is_what_is_told():
     code = "import sys; print('first', file=sys.stderr); print('the reason', file=sys.stderr); sys.exit(2)"
-    with pytest.raises(DeviceError, match="^the reason$"):
+    with pytest.raises(DeviceError, match=r"^the reason$"):
         Local().run(["-c", code], 60)
 
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from edgepress.runtime.machine import Counters, counters, disturbance, peak_memory, process_age, this_machine
+from edgepress.runtime.machine import Counters, counters, disturbance, peak_memory, this_machine
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
