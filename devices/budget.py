@@ -125,19 +125,6 @@ def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Ve
     return Verdict(not reasons, f"{figures}; undone: {', '.join(reasons)}" if reasons else figures)
 
 
-def drop(row: Row, baseline: Row) -> tuple[str, float] | None:
-    """The first score's name and how far it fell from the baseline's; None where either has none.
-
-    Raises UsageError where the two were judged by different scores.
-    """
-    if not row.score or not baseline.score:
-        return None
-    name = next(iter(baseline.score))
-    if name not in row.score:
-        raise UsageError(f"{row.name} has no score {name!r}, {baseline.name} has; judge both with the same score")
-    return name, baseline.score[name] - row.score[name]
-
-
 def _limit(part: str) -> tuple[str, Decimal]:
     match = _LIMIT.fullmatch(part)
     if not match:
@@ -201,17 +188,29 @@ def _memory_change(row: Row, before: Row) -> list[_Change]:
     if now is None or was is None:
         return []
     ratio = now / was
-    return [
-        _Change("peak memory", f"{show_times(ratio)} the peak memory", ratio <= 1 - SAME_SIZE, ratio > 1 + SAME_SIZE)
-    ]
+    better, worse = ratio <= 1 - SAME_MEMORY, ratio > 1 + SAME_MEMORY
+    return [_Change("memory", f"{show_times(ratio)} the peak memory", better, worse)]
 
 
 def _memory(row: Row) -> int | None:
     return None if row.alone is None else row.alone.peak_memory
 
 
+def _fall(row: Row, baseline: Row) -> tuple[str, float] | None:
+    """The first score's name and how far it fell from the baseline's; None where either has none.
+
+    Raises UsageError where the two were judged by different scores.
+    """
+    if not row.score or not baseline.score:
+        return None
+    name = next(iter(baseline.score))
+    if name not in row.score:
+        raise UsageError(f"{row.name} has no score {name!r}, {baseline.name} has; judge both with the same score")
+    return name, baseline.score[name] - row.score[name]
+
+
 def _score_words(row: Row, baseline: Row) -> str:
-    fell = drop(row, baseline)
+    fell = _fall(row, baseline)
     return "no score" if fell is None else f"{fell[0]} {show_points(-fell[1])} points"
 
 
@@ -225,7 +224,7 @@ def _score_reasons(row: Row, baseline: Row, budget: Budget) -> list[str]:
 
 
 def _drop_miss(row: Row, baseline: Row, limit: float) -> str | None:
-    fell = drop(row, baseline)
+    fell = _fall(row, baseline)
     if fell is None:
         return f"drop not judged: there is no score, budget < {100 * limit:g} %"
     name, amount = fell

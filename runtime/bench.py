@@ -23,7 +23,7 @@ import numpy as np
 from .artifact import GOLDEN, Artifact, Port
 from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
 from .golden import read_golden
-from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine
+from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
 from .session import LoadedModel, load
 from .timing import Timing, to_json
 
@@ -32,7 +32,7 @@ BLOCK_MS = 20.0  # a block shorter than this is at the mercy of a single interru
 BLOCK_CALLS = 100  # ... and more calls than this add bytes to the report, not knowledge
 LIMIT_S = 60.0  # per artifact; a model of 5 s a call gets fewer runs, not ten minutes
 MIN_ROUNDS = 3
-SETTLE_MS = 20.0  # the first calls of a block are not counted: caches refill, the last engine's threads stop spinning
+SETTLE_MS = 20.0  # the first calls of a block are not counted: the caches refill
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -
         if done >= MIN_ROUNDS and time.perf_counter() > end:
             break
         for call, kept in zip(calls, blocks, strict=True):
+            if len(calls) > 1:
+                wait_for_idle()
             kept.append(_block(call, least, limit_s / rounds))
     return blocks
 

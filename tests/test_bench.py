@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgepress.runtime.bench import bench, main
+from edgepress.runtime.bench import _in_turn, bench, main
 from edgepress.runtime.errors import ArtifactError, DataError, EngineError, PortError, UnknownName, UsageError
 from edgepress.runtime.machine import this_machine
 from edgepress.runtime.timing import Timing, from_json, to_json
@@ -235,3 +235,11 @@ def write_encoder(path: Path, *, rows: int, first_index: int = 0) -> Path:
     graph = helper.make_graph(nodes, "encoder", ports, [output], [table, offset])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
     return path
+
+
+def test_blocks_alternate_so_that_a_drift_meets_all_alike():
+    order: list[str] = []
+    blocks = _in_turn([lambda: order.append("a"), lambda: order.append("b")], runs=3, limit_s=10)
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert turns == ["a", "b"] * 3
+    assert [len(rounds) for rounds in blocks] == [3, 3]

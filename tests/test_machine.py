@@ -2,11 +2,12 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
-from edgepress.runtime.machine import Counters, counters, disturbance, peak_memory, this_machine
+from edgepress.runtime.machine import Counters, counters, disturbance, peak_memory, this_machine, wait_for_idle
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -89,3 +90,32 @@ def test_counters_move_forward():
     assert second.busy is not None
     assert first.busy is not None
     assert second.busy >= first.busy
+
+
+def test_waiting_for_idle_outlasts_a_thread_that_works():
+    ended = threading.Event()
+
+    def work() -> None:
+        end = time.thread_time() + 0.1
+        while time.thread_time() < end:
+            pass
+        ended.set()
+
+    threading.Thread(target=work).start()
+    wait_for_idle()
+    assert ended.is_set()
+
+
+def test_waiting_for_idle_ends_although_a_thread_never_stops():
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for_idle()
+    assert thread.is_alive()
+    stop.set()
+    thread.join()
