@@ -1,0 +1,201 @@
+"""Measure: artifacts x device -> rows. What ships is judged: the file itself, by the runtime, in fresh processes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.artifact import GOLDEN, Artifact, describe
+from ..runtime.errors import DeviceError, UnsupportedError, UsageError
+from ..runtime.golden import SelfTest
+from ..runtime.machine import Doubt
+from ..runtime.session import LoadedModel, load
+from ..runtime.timing import Timing, from_json
+from .device import Device
+from .links import Link, connect
+
+Score = Callable[[LoadedModel], Mapping[str, float]]
+Progress = Callable[[str], None]
+
+TIMEOUT_S = 600.0  # per artifact: a bench ends by itself long before, unless the device hangs
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Figures that need a process of their own: milliseconds, and bytes of peak memory; None where not told."""
+
+    load_ms: float | None
+    first_run_ms: float | None
+    cold_start_ms: float | None
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times one latency is another, round by round: the median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact on one device. `bytes` is the model's size on disk, `sha256` that of the model file.
+
+    `timing` and `alone` are None where the device could not be reached, `score` and `selftest` where there was nothing
+    to judge by. `kept` and `why` are the verdict on the step that made it.
+    """
+
+    name: str
+    path: Path
+    format: str
+    bytes: int
+    sha256: str
+    device: str
+    timing: Timing | None = None
+    alone: Alone | None = None
+    score: Mapping[str, float] | None = None
+    selftest: SelfTest | None = None
+    doubts: tuple[Doubt, ...] = ()
+    kept: bool = True
+    why: str = ""
+
+
+def measure(
+    artifacts: Sequence[Artifact],
+    device: Device,
+    *,
+    score: Score | None = None,
+    runs: int = 100,
+    inputs: Path | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[Row, ...]:
+    """Judge and time artifacts: each alone in a fresh process, then all in turn in one, so that `speed` may compare.
+
+    `score` judges the open model, here; `inputs` is an `.npz` with the inputs of a call, otherwise the first golden
+    sample is run. `on_progress` is told what happens next. A device without an address is not timed: the rows say so,
+    and never hold another machine's figures. Raises UnsupportedError for a format that the device does not run,
+    DeviceError where the device fails.
+
+    >>> base, small = measure([artifact, smaller], find_device("host"))
+    >>> speed(small.timing, base.timing).median
+    1.83
+    """
+    for artifact in artifacts:
+        if artifact.format not in device.formats:
+            known = ", ".join(device.formats)
+            raise UnsupportedError(f"{device.name} does not run the format {artifact.format!r}; it runs: {known}")
+    tell = on_progress or (lambda text: None)
+    judged = [_judge(artifact, score, tell) for artifact in artifacts]
+    timings, alone = _times(artifacts, device, runs, inputs, tell)
+    return tuple(
+        _row(artifact, device, timing, figures, *verdict)
+        for artifact, timing, figures, verdict in zip(artifacts, timings, alone, judged, strict=True)
+    )
+
+
+def speed(a: Timing, b: Timing) -> Ratio:
+    """How many times as fast `a` is as `b`: the ratio p50_b / p50_a of each round, its median and quartiles.
+
+    Raises UsageError where the two are from different runs or ran inputs of different shapes.
+    """
+    if a.run != b.run:
+        raise UsageError(f"{a.name} and {b.name} were timed in different runs, which are never merged; measure both")
+    if sorted(a.shapes.values()) != sorted(b.shapes.values()):
+        seen = f"{dict(a.shapes)} and {dict(b.shapes)}"
+        raise UsageError(f"{a.name} and {b.name} ran inputs of different shapes, {seen}; name the same for both")
+    ratios = [np.median(y) / np.median(x) for x, y in zip(a.rounds, b.rounds, strict=True)]
+    low, median, high = (float(q) for q in np.percentile(ratios, (25, 50, 75)))
+    return Ratio(median, low, high)
+
+
+def _judge(
+    artifact: Artifact, score: Score | None, tell: Progress
+) -> tuple[Mapping[str, float] | None, SelfTest | None]:
+    golden = artifact.asset(GOLDEN) is not None
+    if score is None and not golden:
+        return None, None
+    tell(f"judging {artifact.name}")
+    model = load(artifact.path)
+    figures = None if score is None else {name: float(value) for name, value in score(model).items()}
+    return figures, model.selftest() if golden else None
+
+
+def _times(
+    artifacts: Sequence[Artifact], device: Device, runs: int, inputs: Path | None, tell: Progress
+) -> tuple[Sequence[Timing | None], Sequence[Alone | None]]:
+    if not device.link:
+        return [None] * len(artifacts), [None] * len(artifacts)
+    link = connect(device.link)
+    try:
+        paths = [link.put(artifact.path) for artifact in artifacts]
+        settings = _settings(device, None if inputs is None else link.put(inputs))
+        single = len(paths) == 1
+        alone = []
+        for artifact, path in zip(artifacts, paths, strict=True):
+            tell(f"timing {artifact.name} in a process of its own")
+            alone += _bench(link, [path], runs if single else 1, settings)
+        if single:
+            return alone, [_alone(alone[0])]
+        tell(f"timing {', '.join(artifact.name for artifact in artifacts)} in turn")
+        return _bench(link, paths, runs, settings), [_alone(timing) for timing in alone]
+    finally:
+        link.close()
+
+
+def _settings(device: Device, inputs: str | None) -> list[str]:
+    threads = [] if device.threads is None else ["--threads", str(device.threads)]
+    providers = [part for unit in device.units for part in ("--provider", unit)]
+    return [*threads, *providers, *([] if inputs is None else ["--inputs", inputs])]
+
+
+def _bench(link: Link, paths: Sequence[str], runs: int, settings: Sequence[str]) -> tuple[Timing, ...]:
+    arguments = ["-m", "edgepress.runtime.bench", *paths, "--runs", str(runs), *settings]
+    timings = from_json(link.run(arguments, TIMEOUT_S * len(paths)))
+    if len(timings) != len(paths):
+        raise DeviceError(f"the bench gave {len(timings)} timings for {len(paths)} artifacts; upgrade it on the device")
+    return timings
+
+
+def _alone(timing: Timing) -> Alone:
+    return Alone(timing.load_ms, timing.first_run_ms, timing.cold_start_ms, timing.peak_memory)
+
+
+def _row(
+    artifact: Artifact,
+    device: Device,
+    timing: Timing | None,
+    alone: Alone | None,
+    score: Mapping[str, float] | None,
+    selftest: SelfTest | None,
+) -> Row:
+    return Row(
+        name=artifact.name,
+        path=artifact.path,
+        format=artifact.format,
+        bytes=artifact.bytes,
+        sha256=describe(artifact.model).sha256,
+        device=device.name,
+        timing=timing,
+        alone=alone,
+        score=score,
+        selftest=selftest,
+        doubts=tuple(_doubts(device, timing, score, selftest)),
+    )
+
+
+def _doubts(
+    device: Device, timing: Timing | None, score: Mapping[str, float] | None, selftest: SelfTest | None
+) -> Iterator[Doubt]:
+    if timing is None:
+        text = f"nothing was timed on {device.name}: its profile has no address; give one to measure it there"
+        yield Doubt("not-timed", text)
+    else:
+        yield from timing.doubts
+    if device.link != "local" and (score is not None or selftest is not None):
+        yield Doubt("judged-here", f"score and self-test are from this machine's engine, not from {device.name}")
+    if selftest is not None and not selftest.passed:
+        seen = f"{selftest.difference:.1e}, tolerance {selftest.tolerance:.1e}"
+        yield Doubt("self-test", f"the outputs differ from the golden ones ({seen}); do not ship this file")

@@ -1,0 +1,266 @@
+"""Report: the rows beside their baseline: for the terminal, as markdown, as JSON."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import DataError, UsageError
+from ..runtime.files import write_text
+from ..runtime.golden import SelfTest
+from ..runtime.machine import Doubt
+from ..runtime.timing import read_timing
+from .device import Device
+from .measure import Alone, Row, speed
+from .words import show_bytes, show_ms, show_points, show_times
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SCHEMA = 1
+NONE = "—"  # not measured, or not comparable
+LEGEND = (
+    "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
+    "peak memory: the whole process, with Python and the engine."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model costs on a device: the first row is the baseline. `budget` and `misses` are in words.
+
+    `misses` are those of the model that ships; none means that it fits.
+    """
+
+    title: str
+    device: Device
+    rows: tuple[Row, ...]
+    budget: str = ""
+    misses: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """True where nothing of the budget is missed."""
+        return not self.misses
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """One row in words; `times` compare with the baseline, NONE where a figure is missing."""
+
+    name: str
+    size: str
+    size_times: str
+    p50: str
+    p99: str
+    speed: str
+    spread: str
+    load: str
+    cold: str
+    memory: str
+    score: str
+    points: str
+    status: str
+
+
+def to_json(report: Report) -> str:
+    """The report with every raw sample, names as in the code. NaN and infinities are written as strings."""
+    raw = {"schema": SCHEMA, "fits": report.fits} | asdict(report)
+    return json.dumps(_plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """Read what `to_json` wrote. Raises DataError where it is damaged or from a newer version."""
+    try:
+        raw = json.loads(text)
+        if raw["schema"] != SCHEMA:
+            raise DataError(f"the report has schema {raw['schema']}, this edgepress reads {SCHEMA}; upgrade it")
+        device: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["device"].items()}
+        rows = tuple(_row(row) for row in raw["rows"])
+        return Report(raw["title"], Device(**device), rows, raw["budget"], tuple(raw["misses"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"this is no report of edgepress ({error!r}); expected a report.json") from error
+
+
+def save(report: Report, folder: Path) -> None:
+    """Write `report.json` and `report.md` into a folder; each appears whole or not at all."""
+    write_text(folder / "report.json", to_json(report))
+    write_text(folder / "report.md", to_markdown(report))
+
+
+def to_markdown(report: Report) -> str:
+    """The report as a markdown document: a table, the verdicts and the doubts."""
+    head = ["model", "size", "x", "p50", "p99", "speed", "quartiles", "load", "cold start", "peak memory", "score",
+            "points", ""]  # fmt: skip
+    cells = [list(vars(_cells(row, report.rows[0])).values()) for row in report.rows]
+    lines = [f"# {report.title}", "", _where(report), ""]
+    lines += [_markdown_line(head), _markdown_line(["---", *["---:"] * (len(head) - 2), "---"])]
+    lines += [*(_markdown_line(line) for line in cells), "", LEGEND]
+    for title, items in _sections(report):
+        lines += ["", f"**{title}**", "", *(f"- {_escape(item)}" for item in items)]
+    return "\n".join(lines) + "\n"
+
+
+def render(report: Report, console: "Console") -> None:
+    """Print the report: two lines a row, so that it fits into 80 columns."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Text(report.title, style="bold"))
+    console.print(Text(_where(report), style="dim"))
+    console.print(_table(report))
+    console.print(Text(LEGEND, style="dim"))
+    for title, items in _sections(report):
+        style = {"fits": "green", "over": "red"}.get(title.split()[0], "bold")
+        console.print(Text(title, style=style))
+        for item in items:
+            console.print(Padding(Text(item), (0, 0, 0, 2)))
+
+
+def _table(report: Report) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
+    table.add_column("model\n", overflow="fold", min_width=8)
+    for head in ("size\nx", "p50\np99", "speed\nquartiles", "load\ncold", "peak\nmemory", "score\npoints"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("\n", no_wrap=True)
+    for row in report.rows:
+        c = _cells(row, report.rows[0])
+        style = {"kept": "green", "undone": "red"}.get(c.status, "")
+        pairs = [(c.size, c.size_times), (c.p50, c.p99), (c.speed, c.spread), (c.load, c.cold), (c.memory, ""),
+                 (c.score, c.points)]  # fmt: skip
+        table.add_row(Text(c.name), *("\n".join(pair) for pair in pairs), Text(c.status, style=style))
+    return table
+
+
+def _cells(row: Row, base: Row) -> _Cells:
+    alone = row.alone or Alone(None, None, None, None)
+    times, spread = _speed(row, base)
+    score, points = _score(row, base)
+    return _Cells(
+        name=row.name,
+        size=show_bytes(row.bytes),
+        size_times="" if row is base else show_times(row.bytes / base.bytes),
+        p50=NONE if row.timing is None else show_ms(row.timing.p50),
+        p99=NONE if row.timing is None else show_ms(row.timing.p99),
+        speed=times,
+        spread=spread,
+        load=_ms(alone.load_ms),
+        cold=_ms(alone.cold_start_ms),
+        memory=NONE if alone.peak_memory is None else show_bytes(alone.peak_memory),
+        score=score,
+        points=points,
+        status="baseline" if row is base else "kept" if row.kept else "undone",
+    )
+
+
+def _speed(row: Row, base: Row) -> tuple[str, str]:
+    """How many times as fast as the baseline, with quartiles; only where both were timed in one run."""
+    if row.timing is None or base.timing is None:
+        return NONE, ""
+    if row is base:
+        return "1x", ""
+    try:
+        ratio = speed(row.timing, base.timing)
+    except UsageError:  # another run, other shapes
+        return NONE, ""
+    return show_times(ratio.median), f"{show_times(ratio.low)[:-1]}–{show_times(ratio.high)[:-1]}"
+
+
+def _score(row: Row, base: Row) -> tuple[str, str]:
+    """The first score, and the points that it lies from the baseline's; the others follow below the table."""
+    if not row.score:
+        return NONE, ""
+    name, value = next(iter(row.score.items()))
+    if row is base or not base.score or name not in base.score:
+        return f"{value:.4f}", ""
+    return f"{value:.4f}", show_points(value - base.score[name])
+
+
+def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
+    """What is said below the table: title and lines."""
+    if report.budget:
+        verdict = f"fits the budget {report.budget}" if report.fits else f"over the budget {report.budget}"
+        yield verdict, list(report.misses)
+    steps = [f"{row.name}: {row.why}" for row in report.rows if row.why]
+    if steps:
+        yield "steps", steps
+    scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]
+    if scores:
+        yield "scores", scores
+    doubts = list(_doubt_lines(report.rows))
+    if doubts:
+        yield "doubts", doubts
+
+
+def _all_scores(row: Row, base: Row) -> str:
+    words = []
+    for name, value in (row.score or {}).items():
+        known = row is not base and base.score and name in base.score
+        points = f" ({show_points(value - base.score[name])} points)" if known and base.score else ""
+        words.append(f"{name} {value:.4f}{points}")
+    return ", ".join(words)
+
+
+def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:
+    """Each doubt once, with the models that it is about where it is not about all."""
+    texts = dict.fromkeys(doubt.text for row in rows for doubt in row.doubts)
+    for text in texts:
+        names = [row.name for row in rows if any(doubt.text == text for doubt in row.doubts)]
+        yield text if len(names) == len(rows) else f"{', '.join(names)}: {text}"
+
+
+def _where(report: Report) -> str:
+    """The device, and how the models were run on it."""
+    device, timings = report.device, [row.timing for row in report.rows if row.timing is not None]
+    words = [f"{device.name}: {device.cpu}, {device.arch}"]
+    if timings:
+        first = timings[0]
+        threads = {None: "the engine's threads", 1: "1 thread"}.get(first.threads, f"{first.threads} threads")
+        words += [f"{first.machine.cores} cores", threads, f"batch {first.batch}"]
+        words.append(f"at least {min(len(timing.samples) for timing in timings)} runs each")
+    return ", ".join(words)
+
+
+def _row(raw: dict[str, Any]) -> Row:
+    score, selftest = raw["score"], raw["selftest"]
+    return Row(
+        **raw
+        | {
+            "path": Path(raw["path"]),
+            "timing": None if raw["timing"] is None else read_timing(raw["timing"]),
+            "alone": None if raw["alone"] is None else Alone(**raw["alone"]),
+            "score": None if score is None else {name: float(value) for name, value in score.items()},
+            "selftest": selftest and SelfTest(**selftest | {"difference": float(selftest["difference"])}),
+            "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: paths and non-finite floats as strings, which `Path` and `float` read back."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return value
+
+
+def _ms(ms: float | None) -> str:
+    return NONE if ms is None else show_ms(ms)
+
+
+def _markdown_line(cells: list[str]) -> str:
+    return f"| {' | '.join(_escape(cell) for cell in cells)} |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

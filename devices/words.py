@@ -1,0 +1,37 @@
+"""Words: figures as people read them, three digits each."""
+
+import math
+
+
+def show_bytes(count: int) -> str:
+    """Bytes for people, decimal units, three digits: `320 kB`."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= 0.9995 * size:
+            return f"{_three(count / size)} {unit}"
+    return f"{count} B"
+
+
+def show_ms(ms: float) -> str:
+    """Milliseconds for people, three digits: `2.3 ms`, `85.1 us`, `4.02 s`."""
+    if ms >= 999.5:
+        return f"{_three(ms / 1000)} s"
+    return f"{_three(ms)} ms" if ms >= 0.09995 else f"{_three(1000 * ms)} us"
+
+
+def show_points(change: float) -> str:
+    """A change of a score in points, signed: `-0.19`."""
+    return f"{100 * change + 0.0:+.2f}"
+
+
+def show_times(ratio: float) -> str:
+    """A ratio: `0.31x`, `1.83x`, `12.4x`, `0.0004x`."""
+    if 0.095 <= ratio < 9.995:
+        return f"{ratio:.2f}x"
+    return f"{ratio:.0f}x" if ratio >= 99.95 else f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.1g}x"
+
+
+def _three(number: float) -> str:
+    """Three digits, without zeros at the end: 2.3, 85.1, 320."""
+    digits = max(0, 2 - math.floor(math.log10(number) + 2e-4)) if number > 0 else 0
+    text = f"{number:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

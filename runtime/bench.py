@@ -1,0 +1,291 @@
+"""Bench: run artifacts in turn and keep every sample. One program for the laptop and the device.
+
+    python -m edgepress.runtime.bench DIR [DIR ...] --runs 100 --threads 1 --provider cpu
+
+prints the timings as JSON. In each round every artifact runs one block of calls, so that a drift of the machine
+(heat, frequency, other programs) meets all alike, and their ratios can be taken round by round.
+"""
+
+import argparse
+import gc
+import math
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .artifact import GOLDEN, Artifact, Port
+from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
+from .golden import read_golden
+from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
+from .session import LoadedModel, load
+from .timing import Timing, to_json
+
+ROUNDS = 20  # ratios are taken per round: fewer have no quartiles worth the name
+BLOCK_MS = 20.0  # a block shorter than this is at the mercy of a single interrupt
+BLOCK_CALLS = 100  # ... and more calls than this add bytes to the report, not knowledge
+LIMIT_S = 60.0  # per artifact; a model of 5 s a call gets fewer runs, not ten minutes
+MIN_ROUNDS = 3
+SETTLE_MS = 20.0  # the first calls of a block are not counted: the caches refill
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One artifact under the clock: a call without arguments, and what was seen while it was opened."""
+
+    model: LoadedModel
+    call: Callable[[], object]
+    shapes: Mapping[str, tuple[int, ...]]
+    batch: int
+    load_ms: float
+    first_run_ms: float
+    doubts: tuple[Doubt, ...]
+
+
+def bench(
+    paths: Sequence[str | Path],
+    *,
+    runs: int = 100,
+    threads: int | None = None,
+    providers: Sequence[str] = ("cpu",),
+    inputs: Path | None = None,
+    limit_s: float = LIMIT_S,
+) -> tuple[Timing, ...]:
+    """Time artifacts in turn in this process: at least `runs` calls each, or what fits into `limit_s` seconds each.
+
+    Each runs its first golden sample, or the arrays of the `.npz` file `inputs`, or (with a doubt) invented ones.
+    Raises UsageError for runs, threads or paths that cannot be right, DataError for the inputs, and what `load` raises.
+
+    >>> bench(["out/digits", "out/digits-int8"], threads=1)[1].p50
+    0.148
+    """
+    if runs < 1 or (threads is not None and threads < 1) or not paths:
+        raise UsageError(f"{len(paths)} artifacts, {runs} runs, {threads} threads; expected at least 1 of each")
+    given = None if inputs is None else _read_inputs(inputs)
+    before = counters()
+    subjects, cold_start_ms = [], None
+    for path in paths:
+        subjects.append(_open(path, threads, providers, given))
+        cold_start_ms = cold_start_ms or _age_ms()
+    alone = len(subjects) == 1
+    with _quiet():
+        rounds = _in_turn([subject.call for subject in subjects], runs, limit_s)
+    memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
+    run = uuid.uuid4().hex
+    timings = (
+        Timing(
+            name=subject.model.artifact.name,
+            run=run,
+            load_ms=subject.load_ms if alone else None,
+            first_run_ms=subject.first_run_ms if alone else None,
+            cold_start_ms=cold_start_ms if alone else None,
+            rounds=tuple(blocks),
+            peak_memory=memory if alone else None,
+            threads=threads,
+            providers=subject.model.engine.providers,
+            shapes=subject.shapes,
+            batch=subject.batch,
+            machine=machine,
+            disturbance=seen,
+            doubts=subject.doubts,
+        )
+        for subject, blocks in zip(subjects, rounds, strict=True)
+    )
+    return _with_doubts(tuple(timings), providers)
+
+
+def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:
+    """Blocks of latencies in ms, for each call one a round, until each has its runs or the time is up."""
+    rounds = min(ROUNDS, runs)
+    least = math.ceil(runs / rounds)
+    blocks: list[list[tuple[float, ...]]] = [[] for _ in calls]
+    end = time.perf_counter() + limit_s * len(calls)
+    for done in range(rounds):
+        if done >= MIN_ROUNDS and time.perf_counter() > end:
+            break
+        for call, kept in zip(calls, blocks, strict=True):
+            if len(calls) > 1:
+                wait_for_idle()
+            kept.append(_block(call, least, limit_s / rounds))
+    return blocks
+
+
+def _block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
+    """Latencies in ms of `least` calls or more, until BLOCK_MS or BLOCK_CALLS; fewer where `limit_s` is over."""
+    clock = time.perf_counter_ns
+    settled = clock() + int(SETTLE_MS * 1e6)
+    call()
+    while clock() < settled:
+        call()
+    taken: list[float] = []
+    start = clock()
+    enough, too_long = start + int(BLOCK_MS * 1e6), start + int(limit_s * 1e9)
+    while True:
+        begun = clock()
+        call()
+        ended = clock()
+        taken.append((ended - begun) / 1e6)
+        if ended > too_long or (len(taken) >= least and (ended > enough or len(taken) >= BLOCK_CALLS)):
+            return tuple(taken)
+
+
+def _open(
+    path: str | Path, threads: int | None, providers: Sequence[str], given: Mapping[str, np.ndarray] | None
+) -> _Subject:
+    start = time.perf_counter()
+    model = load(path, threads=threads, providers=providers)
+    loaded = time.perf_counter()
+    inputs, doubts = _inputs(model, given)
+    prepared = time.perf_counter()
+    try:
+        model(**inputs)
+    except EngineError as error:
+        if not doubts:
+            raise
+        raise EngineError(f"{error} (with {doubts[0].text})") from error
+    first = time.perf_counter()
+    shapes = {name: array.shape for name, array in inputs.items()}
+    return _Subject(
+        model=model,
+        call=lambda: model(**inputs),
+        shapes=shapes,
+        batch=_batch(model.inputs, shapes),
+        load_ms=1000 * (loaded - start),
+        first_run_ms=1000 * (first - prepared),
+        doubts=doubts,
+    )
+
+
+def _inputs(
+    model: LoadedModel, given: Mapping[str, np.ndarray] | None
+) -> tuple[Mapping[str, np.ndarray], tuple[Doubt, ...]]:
+    if given is not None:
+        return given, ()
+    golden = _golden(model.artifact)
+    if golden is not None:
+        return golden, ()
+    inputs = {port.name: _invent(port) for port in model.inputs}
+    seen = ", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items())
+    return inputs, (Doubt("invented-inputs", f"invented inputs ({seen}); name real ones with --inputs FILE.npz"),)
+
+
+def _golden(artifact: Artifact) -> Mapping[str, np.ndarray] | None:
+    path = artifact.asset(GOLDEN)
+    if path is None:
+        return None
+    cases = read_golden(path)
+    if not cases:
+        raise ArtifactError(f"{path} holds no golden samples; export the model again")
+    return cases[0].inputs
+
+
+def _invent(port: Port) -> np.ndarray:
+    """Free axes of 1, seeded normal floats, 0 for integers: the one index that every table has. Masks are 1."""
+    shape = tuple(axis if isinstance(axis, int) else 1 for axis in port.shape)
+    dtype = np.dtype(port.dtype)
+    if dtype.kind == "O":
+        return np.full(shape, "", dtype)
+    if dtype.kind == "f":
+        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return np.full(shape, "mask" in port.name, dtype)
+
+
+def _read_inputs(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        with path.open("rb") as stream:  # np.load leaves the file open where the archive is damaged
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path} holds a single array; expected an .npz with one array per input")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an .npz of inputs ({error}); write it with numpy.savez") from error
+
+
+def _batch(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many samples a call holds: the size of a free first axis, else 1."""
+    free = (shapes[p.name][0] for p in ports if p.shape and isinstance(p.shape[0], str) and p.name in shapes)
+    return next(free, 1)
+
+
+def _with_doubts(timings: tuple[Timing, ...], asked: Sequence[str]) -> tuple[Timing, ...]:
+    shapes = {str(sorted(timing.shapes.values())) for timing in timings}
+    seen = ", ".join(sorted(shapes))
+    differ = (Doubt("shapes", f"inputs of different shapes ({seen}): do not compare the latencies"),)
+    shared = differ if len(shapes) > 1 else ()
+    return tuple(replace(t, doubts=(*t.doubts, *shared, *_doubts(t, asked))) for t in timings)
+
+
+def _doubts(timing: Timing, asked: Sequence[str]) -> Iterator[Doubt]:
+    runs, p50, machine, seen = len(timing.samples), timing.p50, timing.machine, timing.disturbance
+    if runs < 100:
+        yield Doubt("few-runs", f"p99 from {runs} runs; needs at least 100")
+    if timing.p90 > 1.1 * p50:
+        yield Doubt("noisy", f"runs vary by {timing.p90 / p50 - 1:.0%} (p90 over p50); close other programs")
+    if seen.others is not None and seen.seconds > 0.2 and seen.others > 0.25:
+        yield Doubt("other-load", f"other programs kept {seen.others:.1f} of {machine.cores} cores busy; close them")
+    if seen.steal is not None and seen.steal > 0.01:
+        yield Doubt("steal", f"the hypervisor gave {seen.steal:.0%} of the processor time to others")
+    if machine.governor not in (None, "performance"):
+        yield Doubt("governor", f"the frequency governor is {machine.governor}; set it to performance")
+    if timing.threads is not None and timing.threads > machine.cores:
+        yield Doubt("threads", f"{timing.threads} threads on {machine.cores} cores; use at most {machine.cores}")
+    running = {name.removesuffix("ExecutionProvider").lower() for name in timing.providers}
+    missing = [name for name in asked if name.removesuffix("ExecutionProvider").lower() not in running]
+    if missing:
+        yield Doubt("fallback", f"{', '.join(missing)} did not start; the model ran on {', '.join(sorted(running))}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _age_ms() -> float | None:
+    age = process_age()
+    return None if age is None else 1000 * age
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
+    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare .onnx file")
+    parser.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
+    parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
+    parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, bench, print. Returns the exit code: 0, or 2 with one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        timings = bench(
+            options.paths,
+            runs=options.runs,
+            threads=options.threads,
+            providers=options.provider or ("cpu",),
+            inputs=options.inputs,
+        )
+    except EdgepressError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(to_json(timings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+import platform
+
+import pytest
+from edgepress.devices import Device, device_names, find_device
+from edgepress.devices.device import read_profile
+from edgepress.runtime.errors import UnknownName, UsageError
+from edgepress.runtime.session import ENGINES
+
+PROFILE = """
+cpu = "four cores"
+arch = "aarch64"
+ram_mb = 512
+threads = 4
+formats = ["onnx"]
+units = ["cpu"]
+activation = "int8"
+"""
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_profile_is_complete_and_says_where_it_is_from(name):
+    device = find_device(name)
+    assert device.name == name
+    assert device.activation in ("uint8", "int8")
+    assert device.formats
+    assert set(device.formats) <= set(ENGINES)
+    assert device.units
+    assert device.sources
+    assert device.description
+    assert device.threads is None or device.threads > 0
+
+
+def test_the_profiles_are_host_and_the_raspberry_pis():
+    assert device_names() == ("host", "pi4", "pi5")
+
+
+def test_the_host_is_this_machine():
+    host = find_device("host")
+    assert host.arch == platform.machine()
+    assert host.link == "local"
+    assert host.cpu
+    assert find_device("local") == host
+
+
+def test_the_activation_type_belongs_to_the_processor():
+    assert {find_device(name).activation for name in ("pi4", "pi5")} == {"int8"}
+    expected = {"x86_64": "uint8", "aarch64": "int8", "arm64": "int8"}
+    assert find_device("host").activation == expected[platform.machine()]
+
+
+def test_a_profile_without_an_address_has_no_link():
+    assert find_device("pi5").link == ""
+
+
+def test_an_unknown_device_lists_the_known_ones():
+    with pytest.raises(UnknownName, match=r"unknown device 'pi6'; known: host, local, pi4, pi5"):
+        find_device("pi6")
+
+
+def test_a_name_cannot_leave_the_folder_of_profiles():
+    with pytest.raises(UnknownName):
+        find_device("../profiles/pi5")
+
+
+def test_an_address_with_an_unknown_scheme_names_the_links():
+    with pytest.raises(UnknownName, match=r"unknown link 'ssh'; known: local"):
+        find_device("ssh://pi@10.0.0.7")
+
+
+def test_a_profile_is_read():
+    device = read_profile("board", PROFILE)
+    assert device == Device("board", "four cores", "aarch64", 512, 4, ("onnx",), ("cpu",), "int8")
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"unknown key 'colour'; known: activation, arch, cpu, description, formats"):
+        read_profile("board", PROFILE + 'colour = "green"\n')
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(UsageError, match="lacks ram_mb"):
+        read_profile("board", PROFILE.replace("ram_mb = 512\n", ""))
+
+
+def test_a_profile_that_is_no_toml_is_refused():
+    with pytest.raises(UsageError, match="'board' is not TOML"):
+        read_profile("board", "cpu = ")
