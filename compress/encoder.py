@@ -135,7 +135,7 @@ def _weights(folder: Path) -> Path:
 def _tokenizer(folder: Path, config: Any) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exception
+    except Exception as error:  # the library raises plain Exception
         raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
     # positions of RoBERTa's kind start behind the padding index
     offset = config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "mpnet" else 0
@@ -154,10 +154,11 @@ def _module(folder: Path, config: Any) -> tuple[nn.Module, str, dict[str, bytes]
     if not classifies and not architecture.endswith(("Model", "ForMaskedLM")):
         raise UnsupportedError(f"{folder} is a {architecture}; expected a sentence encoder or a sequence classifier")
     kind = AutoModelForSequenceClassification if classifies else AutoModel
-    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    settings |= {"dtype": torch.float32, "attn_implementation": "sdpa"}
     try:
-        inner = kind.from_pretrained(folder, config=config, **settings).eval()
+        inner = kind.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            dtype=torch.float32, attn_implementation="sdpa",
+        ).eval()  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{folder} cannot be loaded: {_short(error)}") from error
     if classifies:

@@ -32,7 +32,8 @@ LEGEND = (
 class Report:
     """What a model costs on a device: the first row is the baseline. `budget` and `misses` are in words.
 
-    `misses` are those of the model that ships; none means that it fits.
+    `ships` is the name of the row that ships, `misses` what it misses of the budget; `idle` are the passes that found
+    nothing to do.
     """
 
     title: str
@@ -40,6 +41,8 @@ class Report:
     rows: tuple[Row, ...]
     budget: str = ""
     misses: tuple[str, ...] = ()
+    ships: str = ""
+    idle: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -80,7 +83,8 @@ def from_json(text: str) -> Report:
             raise DataError(f"the report has schema {raw['schema']}, this edgepress reads {SCHEMA}; upgrade it")
         device: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["device"].items()}
         rows = tuple(_row(row) for row in raw["rows"])
-        return Report(raw["title"], Device(**device), rows, raw["budget"], tuple(raw["misses"]))
+        words = {key: tuple(raw[key]) for key in ("misses", "idle")}
+        return Report(raw["title"], Device(**device), rows, raw["budget"], ships=raw["ships"], **words)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"this is no report of edgepress ({error!r}); expected a report.json") from error
 
@@ -185,10 +189,13 @@ def _score(row: Row, base: Row) -> tuple[str, str]:
 
 def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """What is said below the table: title and lines."""
+    if report.ships:
+        yield f"ships: {report.ships}", []
     if report.budget:
         verdict = f"fits the budget {report.budget}" if report.fits else f"over the budget {report.budget}"
         yield verdict, list(report.misses)
     steps = [f"{row.name}: {row.why}" for row in report.rows if row.why]
+    steps += [f"{name}: nothing to do" for name in report.idle]
     if steps:
         yield "steps", steps
     scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]

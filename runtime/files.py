@@ -34,7 +34,7 @@ def new_folder(path: Path, *, force: bool = False, marker: str = "artifact.json"
     try:
         yield draft
         refuse_existing(path, force=force, marker=marker)  # somebody else may have written it meanwhile
-        _replace(draft, path)
+        replace_folder(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -75,7 +75,8 @@ def _beside(path: Path, role: str) -> Path:
     return path.with_name(f".{path.name}{_MARK}{role}-{os.getpid()}")
 
 
-def _replace(draft: Path, path: Path) -> None:
+def replace_folder(draft: Path, path: Path) -> None:
+    """Move the folder `draft` to `path`; an older folder there is in place until then, and comes back on failure."""
     if not path.exists():
         draft.rename(path)
         return

@@ -1,0 +1,316 @@
+"""The command line: parse, call one function, print. It decides nothing."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..runtime.errors import EdgepressError, MissingExtra
+
+if TYPE_CHECKING:
+    from ..devices.report import Report
+
+FITS, MISSED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_force = click.option("--force", is_flag=True, help="Replace an artifact that is there already.")
+_data = click.option("--data", type=click.Path(path_type=Path), metavar="FILE",
+                     help="texts.txt (a sample a line) for a folder, batch.npz for an ONNX file.")  # fmt: skip
+_on = click.option("--on", default="host", show_default=True, metavar="DEVICE", help="See: edgepress devices.")
+_threads = click.option("--threads", type=click.IntRange(1), help="Threads of the engine; its own choice by default.")
+_budget = click.option("--budget", default="", metavar="LIMITS", help='Like "size<1MB, latency<2ms, drop<1%".')
+
+
+def example(text: str) -> Callable[[Any], Any]:
+    """Add an example to a command's --help, its lines kept as they are."""
+
+    def add(command: Any) -> Any:
+        command.epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in text.splitlines())
+        return command
+
+    return add
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edgepress")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Make a trained model small, ship it, and prove what it costs on the device."""
+    sys.excepthook = sys.__excepthook__ if debug else _unexpected
+
+
+@example('edgepress compress samples/digits/task.py --recipe int8 --budget "size<105kB, drop<0.5%" --out out')
+@cli.command()
+@click.argument("model")
+@click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE", help="See: edgepress recipes.")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@_on
+@_budget
+@click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="The folder to write.")
+@_data
+@_force
+@_json
+def compress(
+    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, force: bool, as_json: bool
+) -> int:
+    """Make MODEL smaller, export it, measure what each step costs and gains, keep what pays.
+
+    MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file.
+    """
+    from ..devices.budget import parse_budget
+    from ..devices.device import find_device
+    from .recipe import find_recipe, recipe_table
+
+    limits, device = parse_budget(budget), find_device(on)
+    recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
+    with _compressing():
+        from .pipeline import compress as run
+        from .pipeline import places
+        from .source import read_source
+
+        with _progress(quiet=as_json) as tell:
+            tell("reading the model")
+            passes = find_recipe(recipe)
+            task = read_source(model, data)
+            places(task.model, passes, out, force=force)
+            report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force,
+                         tell=tell)  # fmt: skip
+    _show(report, as_json)
+    if not as_json:
+        click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
+    return FITS if report.fits else MISSED
+
+
+@example("edgepress export samples/digits/task.py --to onnx --out out/digits")
+@cli.command()
+@click.argument("model")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
+@_data
+@_force
+def export(model: str, to: str, out: Path, data: Path | None, force: bool) -> int:
+    """Write MODEL as it is in another format, with its manifest and golden samples."""
+    with _compressing():
+        from ..export.formats import export as write
+        from ..runtime.files import refuse_existing
+        from .source import read_source
+
+        refuse_existing(out, force=force)
+        with _progress() as tell:
+            tell("reading the model")
+            task = read_source(model, data)
+            tell(f"exporting to {to}")
+            artifact = write(task.model, to, out, force=force)
+    click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
+    return FITS
+
+
+@example("edgepress run out/digits-int8 --input image=image.npy\nedgepress run out/minilm --text 'Hello there.'")
+@cli.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE.npy|FILE.npz", help="An input; may be repeated.")
+@click.option("--text", help="Text for a model with a tokenizer.")
+@click.option("--golden", is_flag=True, help="Run the first golden sample.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the outputs.")
+@_threads
+@_json
+def run(
+    artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, threads: int | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Run ARTIFACT (a folder, or a bare .onnx file) once and print what it says."""
+    from . import show
+    from .inputs import read_inputs
+
+    from ..runtime.session import load  # isort: skip
+
+    model = load(artifact, threads=threads)
+    outputs = model(**read_inputs(model, inputs, text, golden))
+    if save is not None:
+        show.save_outputs(outputs, save)
+    click.echo(show.outputs_json(outputs) if as_json else show.outputs_text(outputs, model.artifact))
+    return FITS
+
+
+@example("edgepress report out/digits-fp32 out/digits-int8 --task samples/digits/task.py")
+@cli.command()
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_on
+@_budget
+@click.option("--task", metavar="MODEL", help="The task file (or folder, with --data) whose score judges them.")
+@_data
+@click.option("--input", "inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="The inputs to time with.")
+@click.option("--runs", default=100, show_default=True, type=click.IntRange(1), help="Timed runs, at least.")
+@_threads
+@click.option("--out", type=click.Path(path_type=Path), help="Write report.json and report.md there.")
+@_json
+def report(
+    artifacts: tuple[Path, ...], on: str, budget: str, task: str | None, data: Path | None, inputs: Path | None,
+    runs: int, threads: int | None, out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Measure ARTIFACTS in turn, the first being the baseline: size, latency, memory, score."""
+    from dataclasses import replace
+
+    from ..devices.budget import misses, parse_budget
+    from ..devices.device import find_device
+    from ..devices.measure import measure
+    from ..devices.report import Report, save
+    from ..runtime.artifact import read_artifact
+
+    limits, device = parse_budget(budget), find_device(on)
+    device = device if threads is None else replace(device, threads=threads)
+    opened = [read_artifact(path) for path in artifacts]
+    score = _score(task, data)
+    with _progress(quiet=as_json) as tell:
+        rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+    title = f"{rows[-1].name} on {device.name}"
+    result = Report(title, device, rows, str(limits), misses(rows[-1], rows[0], limits), ships=rows[-1].name)
+    if out is not None:
+        save(result, out)
+    _show(result, as_json)
+    return FITS if result.fits else MISSED
+
+
+@example("edgepress verify out/digits-int8")
+@cli.command()
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_json
+def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
+    """Check the hashes of ARTIFACTS, and replay their golden samples on this machine."""
+    from . import show
+    from ..runtime.session import load  # isort: skip
+
+    checks = [(path, load(path).selftest()) for path in artifacts]
+    click.echo(show.checks_json(checks) if as_json else show.checks_text(checks))
+    return FITS if all(check.passed for _, check in checks) else MISSED
+
+
+@example("edgepress inspect out/digits-int8")
+@cli.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@_json
+def inspect(artifact: Path, as_json: bool) -> int:
+    """Say what ARTIFACT (a folder, or a bare .onnx file) is: ports, files, history, operators."""
+    from . import show
+    from .facts import artifact_facts
+
+    facts = artifact_facts(artifact)
+    click.echo(show.as_json(facts)) if as_json else show.facts(facts)
+    return FITS
+
+
+@example("edgepress recipes\nedgepress compress MODEL --recipe my.toml")
+@cli.command()
+@_json
+def recipes(as_json: bool) -> int:
+    """List the recipes: what each is for, and its passes."""
+    from . import show
+    from .recipe import recipe_names, recipe_table
+
+    tables = {name: recipe_table(name) for name in recipe_names()}
+    click.echo(show.as_json(tables)) if as_json else show.recipes(tables)
+    return FITS
+
+
+@example("edgepress devices\nedgepress compress MODEL --on pi5")
+@cli.command()
+@_json
+def devices(as_json: bool) -> int:
+    """List the devices that a model can be made for and measured on."""
+    from dataclasses import asdict
+
+    from ..devices.device import device_names, find_device
+    from . import show
+
+    found = {name: asdict(find_device(name)) for name in device_names()}
+    click.echo(show.as_json(found)) if as_json else show.devices(found)
+    return FITS
+
+
+@example("edgepress doctor")
+@cli.command()
+@_json
+def doctor(as_json: bool) -> int:
+    """Say what is installed, what that opens, and the line that installs the rest."""
+    from . import show
+    from .doctor import examine
+
+    found = examine()
+    click.echo(show.as_json(found)) if as_json else show.doctor(found)
+    return FITS
+
+
+def _score(task: str | None, data: Path | None) -> Any:
+    if task is None:
+        return None
+    with _compressing():
+        from .source import read_source
+
+        return read_source(task, data).data.score
+
+
+def _show(report: "Report", as_json: bool) -> None:
+    from ..devices.report import render, to_json
+
+    if as_json:
+        click.echo(to_json(report), nl=False)
+        return
+    from rich.console import Console
+
+    render(report, Console())
+
+
+@contextmanager
+def _compressing() -> Iterator[None]:
+    """Name the extra where a library of the workshop is missing; the runtime alone needs none of them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "torch", "compress") from error
+
+
+@contextmanager
+def _progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done: a line that moves in a terminal, a line a step elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        yield lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(text)
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 fits, 1 a budget or a check failed, 2 wrong usage or input, 130 Ctrl-C."""
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say("interrupted; what is finished is kept, the same command goes on from there")
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG)
+    except EdgepressError as error:
+        if sys.excepthook is sys.__excepthook__:
+            raise
+        _say(str(error))
+        sys.exit(WRONG)
+    except OSError as error:
+        if sys.excepthook is sys.__excepthook__:
+            raise
+        _say(f"{error.strerror or error}: {error.filename or 'while writing'}; free space or name another place")
+        sys.exit(WRONG)
+
+
+def _say(text: str) -> None:
+    click.echo(f"edgepress: {text}", err=True)
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A fault of ours: one line, without a traceback."""
+    _say(f"internal error, please report it: {kind.__name__}: {error}; edgepress --debug shows the traceback")

@@ -1,0 +1,196 @@
+"""compress: export the model as it came and after each pass that pays, run all on the device, compare."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..devices.budget import Budget, judge, misses
+from ..devices.device import Device
+from ..devices.measure import Row, measure
+from ..devices.report import Report, save
+from ..export.formats import EXPORTERS, export
+from ..export.model import Model
+from ..runtime.artifact import Artifact, check, known_format, read_artifact
+from ..runtime.errors import ArtifactError
+from ..runtime.files import refuse_existing, replace_folder
+from ..runtime.session import LoadedModel
+from .data import Data
+from .recipe import Pass, Recipe
+
+Tell = Callable[[str], None]
+
+# What a run has finished lies here until the run is complete; a run that was killed goes on from it.
+WORK = ".edgepress-work"
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A model that may ship: made when it is needed, found again by the hash of what it was made from."""
+
+    key: str
+    make: Callable[[], Model]
+    artifact: Artifact
+
+
+@dataclass
+class _Run:
+    """One call of `compress`: what it was asked for, and the rows so far, the baseline first."""
+
+    model: Model
+    recipe: Recipe
+    data: Data
+    to: str
+    on: Device
+    budget: Budget
+    out: Path
+    tell: Tell
+    rows: list[Row] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+    scores: dict[Path, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def work(self) -> Path:
+        return self.out / WORK
+
+    def measure(self, *artifacts: Artifact) -> tuple[Row, ...]:
+        return measure(artifacts, self.on, score=self.data.score and self.score, on_progress=self.tell)
+
+    def score(self, session: LoadedModel) -> Mapping[str, float]:
+        """The user's score, once for each artifact: it does not change from one timing to the next."""
+        assert self.data.score is not None
+        path = session.artifact.path
+        if path not in self.scores:
+            self.scores[path] = self.data.score(session)
+        return self.scores[path]
+
+    def report(self) -> Report:
+        title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
+        return Report(title, self.on, tuple(self.rows), str(self.budget), idle=tuple(self.idle))
+
+
+def compress(
+    model: Model,
+    recipe: Recipe,
+    data: Data,
+    *,
+    to: str,
+    on: Device,
+    budget: Budget,
+    out: Path,
+    force: bool = False,
+    tell: Tell = lambda text: None,
+) -> Report:
+    """Export the model as it came and after each pass, measure them on `on` in turn, keep what pays, compare.
+
+    Leaves `out/NAME-fp32`, `out/NAME-RECIPE` where a pass paid, `out/report.json` and `out/report.md`. A pass that
+    makes nothing smaller or faster, or that costs more than `budget` allows, is undone and told in the report.
+    Raises UsageError where an artifact exists and `force` is not set.
+
+    >>> compress(task.model, find_recipe("int8"), task.data, to="onnx", on=find_device("host"),
+    ...          budget=parse_budget("size<1MB"), out=Path("out")).fits
+    True
+    """
+    known_format(to, EXPORTERS)
+    places = [out / f"{model.name}-fp32", out / f"{model.name}-{recipe.name}"]
+    for path in places:
+        refuse_existing(path, force=force)
+    run = _Run(model, recipe, data, to, on, budget, out, tell)
+    baseline = _stage(run, _fingerprint(model, data, to), lambda: model, places[0].name)
+    stages, kept = [baseline], baseline
+    run.rows += run.measure(baseline.artifact)
+    for name, step in recipe.targeting(on).passes:
+        candidate = _apply(run, kept, name, step, len(stages))
+        if candidate is None:
+            run.idle.append(name)
+            continue
+        before = [baseline.artifact, *([kept.artifact] if kept is not baseline else [])]
+        *measured, row = run.measure(*before, candidate.artifact)
+        verdict = judge(row, measured[-1], measured[0], budget)
+        tell(f"{name}: {verdict.why}")
+        run.rows = [measured[0], *run.rows[1:], replace(row, kept=verdict.kept, why=verdict.why)]
+        save(run.report(), out)  # what was measured stays, whatever happens to the next pass
+        stages.append(candidate)
+        kept = candidate if verdict.kept else kept
+    if len(stages) > 2:  # time all of them in one run, so that the report compares like with like
+        final = run.measure(*(stage.artifact for stage in stages))
+        run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
+    return _ship(run, {baseline.artifact.path: places[0]} | {kept.artifact.path: places[kept is not baseline]})
+
+
+def _stage(run: _Run, key: str, make: Callable[[], Model], name: str) -> _Stage:
+    """Export a model, or find what an interrupted run has exported of it already."""
+    path = run.work / key / name
+    try:
+        artifact = read_artifact(path)
+        check(artifact)
+        run.tell(f"{name}: exported already, by a run that was interrupted")
+    except ArtifactError:
+        model = make()
+        run.tell(f"exporting {name} to {run.to}")
+        artifact = export(model, run.to, path, force=True)
+        return _Stage(key, lambda: model, artifact)
+    return _Stage(key, make, artifact)
+
+
+def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Stage | None:
+    """The stage after a pass; None where the pass changes nothing."""
+    key = _hash(before.key, name, json.dumps(asdict(step), sort_keys=True))  # pyright: ignore[reportArgumentType]
+    label = f"{index}-{name}"
+    idle = run.work / key / "nothing-to-do"
+    if idle.exists():
+        return None
+    made: list[Model] = []
+
+    def make() -> Model:
+        if not made:
+            run.tell(f"pass {name}")
+            made.append(step(before.make(), run.data))
+        return made[0]
+
+    if not (run.work / key / label).exists() and len(make().history) == len(before.make().history):
+        idle.parent.mkdir(parents=True, exist_ok=True)
+        idle.touch()
+        return None
+    return _stage(run, key, make, label)
+
+
+def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:
+    """Put the artifacts in place, the last one being what ships, and write the report."""
+    rows = [replace(row, path=places.get(row.path, row.path)) for row in run.rows]
+    run.rows = [replace(row, name=row.path.name) if row.path in places.values() else row for row in rows]
+    ships = next(row for row in run.rows if row.path == [*places.values()][-1])
+    report = replace(run.report(), ships=ships.name, misses=misses(ships, run.rows[0], run.budget))
+    for source, place in places.items():
+        replace_folder(source, place)
+    stale = run.out / f"{run.model.name}-{run.recipe.name}"
+    if stale not in places.values() and stale.is_dir():
+        shutil.rmtree(stale)  # --force was given, and this time no pass paid
+    save(report, run.out)
+    shutil.rmtree(run.work)
+    return report
+
+
+def _fingerprint(model: Model, data: Data, to: str) -> str:
+    """A hash of all that goes into the first stage: weights, example, names, calibration data."""
+    state = {name: tensor.detach().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
+    parts: list[Any] = [to, model.name, repr(model.module), repr(model.outputs), repr(model.axes)]
+    example = {name: tensor.numpy() for name, tensor in model.example.items()}
+    for batch in (state, example, *data.calibration):
+        for name, array in batch.items():
+            parts += [name, str(array.dtype), repr(array.shape), np.ascontiguousarray(array).tobytes()]
+    return _hash(*parts)
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
