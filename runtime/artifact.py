@@ -113,7 +113,7 @@ def _read(path: Path) -> Artifact:
     text = manifest.read_bytes()
     try:
         return _parse(path, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{manifest} is damaged ({error!r}); export the model again") from error
 
 
