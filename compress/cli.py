@@ -68,14 +68,12 @@ def compress(
     recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
     with _compressing():
         from .pipeline import compress as run
-        from .pipeline import places
         from .source import read_source
 
         with _progress(quiet=as_json) as tell:
             tell("reading the model")
             passes = find_recipe(recipe)
             task = read_source(model, data)
-            places(task.model, passes, out, force=force)
             report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force,
                          tell=tell)  # fmt: skip
     _show(report, as_json)
@@ -122,10 +120,9 @@ def run(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Run ARTIFACT (a folder, or a bare .onnx file) once and print what it says."""
+    from ..runtime.session import load
     from . import show
     from .inputs import read_inputs
-
-    from ..runtime.session import load  # isort: skip
 
     model = load(artifact, threads=threads)
     outputs = model(**read_inputs(model, inputs, text, golden))
@@ -180,8 +177,8 @@ def report(
 @_json
 def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
     """Check the hashes of ARTIFACTS, and replay their golden samples on this machine."""
+    from ..runtime.session import load
     from . import show
-    from ..runtime.session import load  # isort: skip
 
     checks = [(path, load(path).selftest()) for path in artifacts]
     click.echo(show.checks_json(checks) if as_json else show.checks_text(checks))

@@ -97,11 +97,9 @@ def compress(
     True
     """
     known_format(to, EXPORTERS)
-    places = [out / f"{model.name}-fp32", out / f"{model.name}-{recipe.name}"]
-    for path in places:
-        refuse_existing(path, force=force)
+    first, result = places(model, recipe, out, force=force)
     run = _Run(model, recipe, data, to, on, budget, out, tell)
-    baseline = _stage(run, _fingerprint(model, data, to), lambda: model, places[0].name)
+    baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
     stages, kept = [baseline], baseline
     run.rows += run.measure(baseline.artifact)
     for name, step in recipe.targeting(on).passes:
@@ -120,7 +118,15 @@ def compress(
     if len(stages) > 2:  # time all of them in one run, so that the report compares like with like
         final = run.measure(*(stage.artifact for stage in stages))
         run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
-    return _ship(run, {baseline.artifact.path: places[0]} | {kept.artifact.path: places[kept is not baseline]})
+    return _ship(run, {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result})
+
+
+def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Path, Path]:
+    """Where the baseline and the result will lie; raises UsageError where one is taken and `force` is not set."""
+    found = out / f"{model.name}-fp32", out / f"{model.name}-{recipe.name}"
+    for path in found:
+        refuse_existing(path, force=force)
+    return found
 
 
 def _stage(run: _Run, key: str, make: Callable[[], Model], name: str) -> _Stage:
@@ -193,4 +199,3 @@ def _hash(*parts: Any) -> str:
         digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")
     return digest.hexdigest()[:16]
-

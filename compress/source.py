@@ -144,7 +144,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}); save it with numpy.savez, without objects") from error
+        raise DataError(
+            f"{path} cannot be read as .npz ({error}); save it with numpy.savez, without objects"
+        ) from error
 
 
 def _samples(model: Model, arrays: Batch, path: Path) -> list[Batch]:

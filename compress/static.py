@@ -176,8 +176,7 @@ def _quantize_constants(graph: fx.GraphModule, node: fx.Node, bits: int) -> bool
     q = per_channel(weight, bits=bits)
     node.update_arg(1, _dequantized(graph, node, q.values, q.scale, "weight"))
     bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = node.all_input_nodes[0]  # the activation's quantize_dequantize(x, scale, zero)
     step = constant(graph, source.args[1]) if len(source.args) > 1 else None
     if bias is not None and step is not None:
         limit = torch.iinfo(torch.int32).max

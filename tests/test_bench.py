@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.runtime.bench import _in_turn, bench, main
 from edgepress.runtime.errors import ArtifactError, DataError, EngineError, PortError, UnknownName, UsageError
 from edgepress.runtime.machine import this_machine

@@ -1,10 +1,11 @@
 import math
 
 import pytest
-from edgepress.devices.budget import Budget, Verdict, judge, misses, parse_budget
-from edgepress.runtime.errors import UnknownName, UsageError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgepress.devices.budget import Budget, Verdict, judge, misses, parse_budget
+from edgepress.runtime.errors import UnknownName, UsageError
 
 bytes_ = st.integers(1, 10**15)
 budgets = st.builds(

@@ -1,6 +1,7 @@
 import platform
 
 import pytest
+
 from edgepress.devices import Device, device_names, find_device
 from edgepress.devices.device import read_profile
 from edgepress.runtime.errors import UnknownName, UsageError

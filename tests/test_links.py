@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from edgepress.devices.links import LINKS, Local, connect
 from edgepress.runtime.errors import DeviceError, UnknownName
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+
 from edgepress.runtime.machine import Counters, counters, disturbance, peak_memory, this_machine, wait_for_idle
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from edgepress.devices import find_device
 from edgepress.devices.measure import Row, measure, speed
 from edgepress.runtime.artifact import read_artifact

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from edgepress.devices import find_device
 from edgepress.devices.report import Report, from_json, render, save, to_json, to_markdown
 from edgepress.runtime.errors import DataError
 from edgepress.runtime.golden import SelfTest
 from edgepress.runtime.machine import Doubt
-from rich.console import Console
 
 NOISY = Doubt("noisy", "runs vary by 14 %; close other programs")
 

@@ -1,4 +1,5 @@
 import pytest
+
 from edgepress.devices.words import show_bytes, show_ms, show_points, show_times
 
 
