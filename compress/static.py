@@ -47,12 +47,14 @@ class StaticInt8:
 
     `calibration` is one of minmax, percentile, entropy. `activation` is the integer type that the target's CPU is fast
     at: uint8 on x86, int8 on ARM; None leaves it to the device. `reduce_range` keeps weights to 7 bits, for x86 CPUs
-    without VNNI, whose 16-bit sums saturate.
+    without VNNI, whose 16-bit sums saturate. A convolution (not a depthwise one) that adds up fewer than
+    `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels are slower there.
     """
 
     calibration: str = "minmax"
     activation: Activation | None = None
     reduce_range: bool = False
+    min_products: int = 16
 
     def __post_init__(self) -> None:
         if self.calibration not in OBSERVERS:
@@ -64,20 +66,38 @@ class StaticInt8:
         """Returns the model unchanged where it has nothing to quantize; raises DataError for calibration data that
         is missing, not finite, or does not run."""
         graph = capture(model)
-        owners = _owners(graph.graph)
+        products = _products(graph, self.min_products)
+        owners = _owners(graph.graph, products)
         if not owners:
             return model
         ranges = _calibrate(graph, set(owners.values()), self.calibration, data.calibration)
-        weights = _insert(graph, owners, ranges, _DTYPES[self.activation or "uint8"], 7 if self.reduce_range else 8)
+        weights = _insert(
+            graph, products, owners, ranges, _DTYPES[self.activation or "uint8"], 7 if self.reduce_range else 8
+        )
         note = f"{weights} layers at int8, per channel; {len(set(owners.values()))} activations at {self.activation}"
         return model.then(graph, Step("static_int8", asdict(self), note))
 
 
-def _owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+def _products(graph: fx.GraphModule, fewest: int) -> set[fx.Node]:
+    """The convolutions and linear layers to quantize; weight[0] holds the products of one output."""
+    found = set()
+    for node in graph.graph.nodes:
+        weight = constant(graph, node.args[1]) if node.target in _PRODUCTS else None
+        if weight is not None and (weight[0].numel() >= fewest or _is_depthwise(node)):
+            found.add(node)
+    return found
+
+
+def _is_depthwise(conv: fx.Node) -> bool:
+    groups = conv.args[6] if len(conv.args) > 6 else 1
+    return isinstance(groups, int) and groups > 1
+
+
+def _owners(graph: fx.Graph, products: set[fx.Node]) -> dict[fx.Node, fx.Node]:
     """The values to quantize; each with the value whose range it has (itself, or the one it was moved from)."""
     owners: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        if node.target in _PRODUCTS:
+        if node in products:
             source = node.args[0]
             assert isinstance(source, fx.Node)
             owners.setdefault(source, source)
@@ -122,7 +142,7 @@ def _calibrate(
 ) -> dict[fx.Node, tuple[float, float]]:
     """Run the batches one after the other and return the range of each value."""
     observers = {node: OBSERVERS[method]() for node in values}
-    names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     seen = 0
     for batch in calibration:
         if set(batch) != set(names):
@@ -143,6 +163,7 @@ def _calibrate(
 
 def _insert(
     graph: fx.GraphModule,
+    products: set[fx.Node],
     owners: dict[fx.Node, fx.Node],
     ranges: dict[fx.Node, tuple[float, float]],
     dtype: torch.dtype,
@@ -150,7 +171,7 @@ def _insert(
 ) -> int:
     """Write the decision into the graph; returns how many weights became integers."""
     parameters = {node: scale_and_zero(*ranges[node], dtype) for node in ranges}
-    readers = {node for node in graph.graph.nodes if node.target in _PRODUCTS or node in owners}
+    readers = products | set(owners)
     heads = {node.all_input_nodes[0] for node in owners if node.target in _FUSED}
     for node, owner in owners.items():
         scale, zero = parameters[owner]
@@ -162,7 +183,7 @@ def _insert(
         for user in users:
             user.replace_input_with(node, call)
     count = 0
-    for node in [n for n in graph.graph.nodes if n.target in _PRODUCTS]:
+    for node in products:
         count += _quantize_constants(graph, node, bits)
     tidy(graph)
     return count

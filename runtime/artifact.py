@@ -94,7 +94,7 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises ArtifactError where it is missing, damaged or written by a newer version.
 
     >>> read_artifact("out/digits-int8").inputs
-    (Port(name='image', dtype='float32', shape=('batch', 1, 8, 8)),)
+    (Port(name='image', dtype='float32', shape=('batch', 1, 32, 32)),)
     """
     path = Path(path)
     try:

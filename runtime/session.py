@@ -58,7 +58,7 @@ class LoadedModel:
         """Run the model. Raises PortError where a name, dtype or shape does not fit, saying what was given.
 
         >>> model = load("out/digits-int8")
-        >>> model(image=np.zeros((1, 1, 8, 8), np.float32))["logits"].shape
+        >>> model(image=np.zeros((1, 1, 32, 32), np.float32))["logits"].shape
         (1, 10)
         """
         ports = self._ports

@@ -68,7 +68,7 @@ def digits_sample() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def digits_weights(digits_sample: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A safetensors file: the sample's network after its own training, with fewer epochs (two seconds, over 98 %)."""
+    """A safetensors file: the sample's network after its own training, with fewer epochs (15 s, over 98 %)."""
     from safetensors.torch import save_file
 
     path = tmp_path_factory.mktemp("digits") / "weights.safetensors"

@@ -17,8 +17,8 @@ def accuracy(network: torch.nn.Module, data) -> float:
 
 def test_the_digits_are_split_once_for_all_and_no_test_image_is_trained_on(digits_sample: ModuleType):
     first, again = digits_sample.digits(), digits_sample.digits()
-    assert first.train_images.shape == (1257, 1, 8, 8)
-    assert first.test_images.shape == (540, 1, 8, 8)
+    assert first.train_images.shape == (1257, 1, 32, 32)
+    assert first.test_images.shape == (540, 1, 32, 32)
     assert first.train_images.dtype == np.float32
     assert (first.train_images.min(), first.train_images.max()) == (0, 1)
     assert np.array_equal(first.test_images, again.test_images)
@@ -29,7 +29,7 @@ def test_the_digits_are_split_once_for_all_and_no_test_image_is_trained_on(digit
 
 def test_resnet8_has_the_shape_of_mlperf_tiny(digits_sample: ModuleType):
     network = digits_sample.ResNet8()
-    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert network(torch.zeros(3, 1, 32, 32)).shape == (3, 10)
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [16, 16, 16, 32, 32, 32, 64, 64, 64]
     assert sum(p.numel() for p in network.parameters()) == 77_754
