@@ -100,6 +100,9 @@ def _graph(path: Path, model: onnx.ModelProto) -> Graph:
         raise UnsupportedError(f"{path} has sparse weights; export the model with dense ones")
     constants: dict[str, Any] = {t.name: _tensor(path, t) for t in model.graph.initializer}
     inputs = tuple(_port(path, v) for v in model.graph.input if v.name not in constants)
+    for info in model.graph.input:
+        if info.name not in constants and not info.type.tensor_type.HasField("shape"):
+            raise UnsupportedError(f"{path} does not tell the rank of its input {info.name!r}; export it with shapes")
     outputs = tuple(_port(path, v) for v in model.graph.output)
     nodes = []
     for node in _nodes(path, model):
@@ -187,10 +190,10 @@ def _data_file(path: Path, proto: TensorProto) -> Path:
 
 
 def _port(path: Path, info: ValueInfoProto) -> Port:
-    """A port; an axis without a name is `batch` where it is the first, else `NAME_AXIS`."""
+    """A port; an axis without a name is `batch` where it is the first, else `NAME_AXIS`. An output may tell no shape."""
     kind: TypeProto.Tensor = info.type.tensor_type
-    if not info.type.HasField("tensor_type") or kind.elem_type not in DTYPES or not kind.HasField("shape"):
-        raise UnsupportedError(f"{path} has the port {info.name!r} of an unknown type or rank; expected a plain tensor")
+    if not info.type.HasField("tensor_type") or kind.elem_type not in DTYPES:
+        raise UnsupportedError(f"{path} has the port {info.name!r}, no tensor of a type that torch has")
     dims = kind.shape.dim
     shape = tuple(
         d.dim_value if d.dim_value > 0 else d.dim_param or ("batch" if axis == 0 else f"{info.name}_{axis}")
