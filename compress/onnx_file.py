@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, TensorProto, TypeProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, TensorProto, TypeProto, ValueInfoProto, inliner, numpy_helper
 from torch import Tensor
 
 from ..runtime.artifact import Port
@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph whose constants are tensors (or lists of ints, once folded); `ranks` holds those that could be inferred."""
+    """A graph. Constants are tensors (or lists of ints, once folded); `ranks` are those that could be inferred."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -74,12 +74,13 @@ def read_graph(path: Path) -> tuple[Graph, str]:
     del raw
     try:
         if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+            model = inliner.inline_local_functions(model)
         for data in sorted({_data_file(path, t) for t in model.graph.initializer if _is_external(t)}):
-            digest.update(data.read_bytes())
+            with data.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)  # goes on with the same digest, a piece at a time
         return _graph(path, model), digest.hexdigest()
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({_first_line(error)}); export the model again") from error
+        raise ModelError(f"{path} is damaged ({first_line(error)}); export the model again") from error
 
 
 def _parse(path: Path) -> tuple[bytes, onnx.ModelProto]:
@@ -190,7 +191,7 @@ def _data_file(path: Path, proto: TensorProto) -> Path:
 
 
 def _port(path: Path, info: ValueInfoProto) -> Port:
-    """A port; an axis without a name is `batch` where it is the first, else `NAME_AXIS`. An output may tell no shape."""
+    """A port; an output may tell no shape. An axis without a name is `batch` if it is the first, else `NAME_AXIS`."""
     kind: TypeProto.Tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or kind.elem_type not in DTYPES:
         raise UnsupportedError(f"{path} has the port {info.name!r}, no tensor of a type that torch has")
@@ -207,6 +208,8 @@ def _check_order(
 ) -> None:
     known = {"", *constants, *(port.name for port in inputs)}
     for node in nodes:
+        if not node.outputs:
+            raise ModelError(f"{path} is damaged: node {str(node)!r} has no outputs; export the model again")
         for name in node.inputs:
             if name not in known:
                 raise ModelError(f"{path} is damaged: node {str(node)!r} reads {name!r}, which nothing before it makes")
@@ -234,5 +237,6 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     return {v.name: len(v.type.tensor_type.shape.dim) for v in known}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

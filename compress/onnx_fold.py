@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .onnx_file import Graph, Node
 from .onnx_ops import SEVERAL_OUTPUTS, function_for
-from .onnx_signature import LITERAL, TENSOR, signature
+from .onnx_signature import LITERAL, TENSOR, VALUE, signature
 from .onnx_values import Value, as_tensor
 
 _SIZES = 64  # an int vector up to this length may be a shape; a longer one is data
@@ -41,7 +41,7 @@ def arguments(function: Callable[..., Any], node: Node, get: Callable[[str], Any
         if name:
             result.append(handed(get(name), wanted.kind(position)))
         else:
-            result.append(wanted.defaults[position])
+            result.append(wanted.default(position))
     return result
 
 
@@ -58,7 +58,7 @@ def handed(value: Any, kind: str) -> Any:
 
 def attributes(node: Node) -> dict[str, Any]:
     """A node's attributes; those that hold a vector of sizes as a tensor (ConstantOfShape's value) hold a list."""
-    result: dict[str, Value] = {name: handed(value, "value") for name, value in node.attributes.items()}
+    result: dict[str, Value] = {name: handed(value, VALUE) for name, value in node.attributes.items()}
     if node.op == "Split":
         result["num_outputs"] = len(node.outputs)
     return result
@@ -68,7 +68,8 @@ def join_biases(graph: Graph) -> Graph:
     """`Add(MatMul(x, W), b) -> MatMul(x, W, b)` where W and b are constants and nothing else reads the product."""
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     uses.update(port.name for port in graph.outputs)
-    products = {node.outputs[0]: node for node in graph.nodes if _is_product(node, graph) and uses[node.outputs[0]] == 1}
+    single = (node for node in graph.nodes if uses[node.outputs[0]] == 1)
+    products = {node.outputs[0]: node for node in single if _is_product(node, graph)}
     joined: dict[str, Node] = {}  # by the output of the product, which the joined node replaces
     gone: set[str] = set()
     for node in graph.nodes:

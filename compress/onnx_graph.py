@@ -1,8 +1,8 @@
 """Read an `.onnx` file that somebody else made into a torch module, so that every pass works on it.
 
 graph -> checked -> constants folded -> biases joined -> torch.fx, node by node. Operators with constant weights become
-torch's layers (`onnx_layers`), the others calls of plain functions (`onnx_ops`), constants become buffers. The result is
-a `torch.fx.GraphModule`: it trains, deep-copies, and goes through `torch.export` with its free axes.
+torch's layers (`onnx_layers`), the others calls of plain functions (`onnx_ops`), constants become buffers. The result
+is a `torch.fx.GraphModule`: it trains, deep-copies, and goes through `torch.export` with its free axes.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from ..export.model import Model
 from ..runtime.artifact import Port
 from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
-from .onnx_file import Graph, Node, read_graph
+from .onnx_file import Graph, Node, first_line, read_graph
 from .onnx_fold import arguments, attributes, fold, handed, join_biases
 from .onnx_layers import LAYERS, Layer
 from .onnx_names import identifiers, module_names
@@ -28,7 +28,7 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Ma
               "QLinearConv", "QLinearMatMul")  # fmt: skip
 
 # What may go wrong when a damaged graph is computed: torch's and Python's own ways to refuse an argument.
-_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError, OverflowError)
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 # How long the free axes of an example are (the first axis always 2), tried in turn: an image must outlive its poolings.
 _LENGTHS = (2, 32, 64, 224)
@@ -37,11 +37,11 @@ _LENGTHS = (2, 32, 64, 224)
 def read_onnx(path: Path) -> Model:
     """Read a float `.onnx` file into a Model that computes the same, its weights in torch's own layers.
 
-    Input and output names that are no Python identifiers are changed (`input.1` -> `input_1`), for the module is called
-    with them: the Model's names are the ones to use, in its data too. Axes are named as in the file; an axis without a
-    name is `batch` where it is an input's first, else `INPUT_AXIS`. The example is seeded: floats normal, ints and bools
-    0 or 1 with a 1 first in each row (so a mask is never empty), free axes 2 long, or longer where 2 cannot pass.
-    Layers are named after the file's weights, scopes or nodes, so a report can name them.
+    Input and output names that are no Python identifiers are changed (`input.1` -> `input_1`), for the module is
+    called with them: the Model's names are the ones to use, in its data too. Axes are named as in the file; an axis
+    without a name is `batch` where it is an input's first, else `INPUT_AXIS`. The example is seeded: floats normal,
+    ints and bools 0 or 1 with a 1 first in each row (so a mask is never empty), free axes 2 long, or longer where 2
+    cannot pass. Layers are named after the file's weights, scopes or nodes, so a report can name them.
 
     Raises ModelError where the file is missing, damaged or no ONNX; UnsupportedError where it is quantized already, or
     has operators or attributes that are not known, all of them named.
@@ -55,14 +55,14 @@ def read_onnx(path: Path) -> Model:
     try:
         module = _Builder(join_biases(fold(graph))).build()
     except _FAILURES as error:
-        raise ModelError(f"{path} has weights that do not fit its operators ({_first_line(error)})") from error
-    names = _port_names(graph)
+        raise ModelError(f"{path} has weights that do not fit its operators ({first_line(error)})") from error
+    inputs, outputs = _port_names(graph)
     return Model(
         name=path.stem,
         module=module,
         example=_working_example(path, module, graph),
-        outputs=tuple(names[1]),
-        axes={names[0][port.name]: axes for port in graph.inputs if (axes := _free_axes(port))},
+        outputs=tuple(outputs),
+        axes={inputs[port.name]: axes for port in graph.inputs if (axes := _free_axes(port))},
         source={"kind": "onnx", "sha256": sha256},
     )
 
@@ -91,7 +91,7 @@ def _problem(node: Node, opset: int, read: set[str]) -> str:
     function = function_for(node.op, opset)
     if function is None:
         return node.op
-    problem = signature(function).problem(len(node.inputs), node.attributes)
+    problem = signature(function).problem(node.inputs, node.attributes)
     if problem:
         return f"{node.op} with {problem}"
     if node.op not in SEVERAL_OUTPUTS and any(name in read for name in node.outputs[1:]):
@@ -117,7 +117,8 @@ class _Builder:
         for port in self.source.inputs:
             self.values[port.name] = self.graph.placeholder(inputs[port.name])
         for node in self.source.nodes:
-            self._layer(node) or self._call(node)
+            if not self._layer(node):
+                self._call(node)
             self._release(node)
         outputs = tuple(self._output(port) for port in self.source.outputs)
         self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
@@ -138,7 +139,7 @@ class _Builder:
         if layer.before is not None:
             function, rest = layer.before
             x = self.graph.call_function(function, (x, *rest))
-        self.values[node.outputs[0]] = self.graph.call_module(target, (x,))
+        self.values[node.outputs[0]] = self.graph.create_node("call_module", target, (x,), name=str(node))
         return True
 
     def _made(self, node: Node) -> Layer | None:
@@ -160,7 +161,7 @@ class _Builder:
             module.weight = self.shared.setdefault(key, weight)
         return module
 
-    def _call(self, node: Node) -> bool:
+    def _call(self, node: Node) -> None:
         """Write the node as a call of its function."""
         function = function_for(node.op, self.source.opset)
         assert function is not None
@@ -168,13 +169,12 @@ class _Builder:
         inputs = arguments(function, node, self.values.__getitem__)
         inputs = [self._held(node.inputs[i], v, wanted.kind(i)) for i, v in enumerate(inputs)]
         settings = {k: self._held(f"{node}_{k}", v, TENSOR) for k, v in attributes(node).items()}
-        result = self.graph.call_function(function, tuple(inputs), settings)
+        result = self.graph.create_node("call_function", function, tuple(inputs), settings, name=str(node))
         if node.op in SEVERAL_OUTPUTS:
             for i, name in enumerate(node.outputs):
                 self.values[name] = self.graph.call_function(_item, (result, i))
         else:
             self.values[node.outputs[0]] = result
-        return True
 
     def _held(self, name: str, value: Any, kind: str) -> Any:
         """A tensor as the buffer that holds it; what else an argument can be, as it is."""
@@ -219,24 +219,19 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
 
 def _port_names(graph: Graph) -> tuple[dict[str, str], list[str]]:
     """The inputs' names by the file's, and the outputs' names; no two alike, also where an output is an input."""
-    inputs, outputs = [p.name for p in graph.inputs], [f"{p.name}" for p in graph.outputs]
-    names = identifiers([*inputs, *outputs])
-    return {n: names[n] for n in inputs}, [f"{names[n]}_out" if n in inputs else names[n] for n in outputs]
+    names = identifiers(port.name for port in (*graph.inputs, *graph.outputs))
+    return {port.name: name for port, name in zip(graph.inputs, names, strict=False)}, names[len(graph.inputs) :]
 
 
 def _free_axes(port: Port) -> dict[int, str]:
-    return {axis: _axis_name(size) for axis, size in enumerate(port.shape) if isinstance(size, str)}
-
-
-def _axis_name(name: str) -> str:
-    return identifiers([name])[name]
+    return {axis: identifiers([size])[0] for axis, size in enumerate(port.shape) if isinstance(size, str)}
 
 
 def _working_example(path: Path, module: fx.GraphModule, graph: Graph) -> Mapping[str, Tensor]:
     """The first example that the module runs on."""
     failure: EdgepressError | None = None
-    for length, ones in _tries(graph):
-        example = _example(graph, length, ones)
+    for length, whole in _tries(graph):
+        example = _example(graph, length, whole)
         try:
             _Run(module, path).run(*example.values())
             return example
@@ -246,16 +241,16 @@ def _working_example(path: Path, module: fx.GraphModule, graph: Graph) -> Mappin
     raise failure
 
 
-def _tries(graph: Graph) -> Iterator[tuple[int, bool]]:
+def _tries(graph: Graph) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Lengths of the free axes, and between what the integers lie: a table of one row has no 1, a divisor is no 0."""
     free = any(isinstance(size, str) for port in graph.inputs for size in port.shape[1:])
-    whole = any(not port.dtype.startswith("float") for port in graph.inputs)
+    whole = any("float" not in port.dtype for port in graph.inputs)
     for length in _LENGTHS if free else _LENGTHS[:1]:
-        yield length, True
-        if whole:  # a table of one row has no index 1
-            yield length, False
+        for bounds in [(0, 1), (0, 0), (1, 1)] if whole else [(0, 1)]:
+            yield length, bounds
 
 
-def _example(graph: Graph, length: int, ones: bool) -> dict[str, Tensor]:
+def _example(graph: Graph, length: int, whole: tuple[int, int]) -> dict[str, Tensor]:
     names, _ = _port_names(graph)
     generator = torch.Generator().manual_seed(0)
     example = {}
@@ -265,8 +260,9 @@ def _example(graph: Graph, length: int, ones: bool) -> dict[str, Tensor]:
         if dtype.is_floating_point:
             example[names[port.name]] = torch.randn(shape, generator=generator).to(dtype)
         else:
-            value = torch.randint(0, 2, shape, generator=generator) * int(ones)
-            value[..., :1] = int(ones)
+            value = torch.randint(whole[0], whole[1] + 1, shape, generator=generator)
+            first = value[..., :1] if shape else value
+            first.fill_(whole[1])
             example[names[port.name]] = value.to(dtype)
     return example
 
@@ -276,6 +272,7 @@ class _Run(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, path: Path) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # it would be written into our errors
         self.path = path
 
     def run_node(self, n: fx.Node) -> Any:
@@ -283,10 +280,6 @@ class _Run(fx.Interpreter):
             with torch.no_grad():
                 return super().run_node(n)
         except _FAILURES as error:
-            raise ModelError(f"{self.path} cannot run: node {n.name!r} says {_first_line(error)}") from error
+            raise ModelError(f"{self.path} cannot run: node {n.name!r} says {first_line(error)}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{self.path}, node {n.name!r}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -93,7 +93,8 @@ def _linear(w: Tensor, b: Tensor | None) -> Layer:
 def embedding(rank: int | None, table: Tensor, *, axis: int = 0) -> Layer | None:
     if table.ndim != 2 or axis not in (0, -2) or not table.is_floating_point():
         return None
-    return Layer(nn.Embedding.from_pretrained(table.contiguous(), freeze=False).eval())
+    # on the meta device its initialization would import torch's compiler, a second for nothing
+    return Layer(nn.Embedding(table.shape[0], table.shape[1], _weight=table.contiguous()).eval())
 
 
 def batch_norm(
@@ -118,7 +119,7 @@ def layer_norm(
 
 
 def _weighted(module: Any, w: Tensor, b: Tensor | None) -> nn.Module:
-    """The module, made on the meta device, with its weights; an exporter may have shared equal biases: they part here."""
+    """The module, made on the meta device, with its weights; biases that an exporter has shared part here."""
     module.weight = nn.Parameter(w.contiguous() if w.ndim > 1 else w.clone())
     if b is not None:
         module.bias = nn.Parameter(b.clone(memory_format=torch.contiguous_format))

@@ -1,8 +1,9 @@
-"""ONNX operators that compute value by value, or reduce: arithmetic, comparisons, activations, sums.
+"""ONNX operators that compute value by value, or reduce: arithmetic, comparisons, activations, sums, norms.
 
 A function's signature is the operator's: positional parameters are its inputs, keyword ones its attributes with their
 defaults, and where an attribute became an input in a later opset the one parameter takes both. A `Literal` lists the
-values that an attribute may have. `Value` takes sizes as well as tensors.
+values that an attribute may have. `Value` takes sizes as well as tensors. What each operator means, its shapes and
+types, is in the ONNX operator specification; only what departs from it or from torch is said here.
 """
 
 import operator
@@ -132,7 +133,7 @@ def average(*values: Tensor) -> Tensor:
     return reduce(operator.add, values) / len(values)
 
 
-def clip(x: Value, min: float | None = None, max: float | None = None) -> Tensor:
+def clip(x: Value, min: float | None = None, max: float | None = None) -> Tensor:  # noqa: A002 - ONNX's names
     x = as_tensor(x)
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
         return x if min is None and max is None else torch.clamp(x, min, max)
@@ -234,6 +235,10 @@ def reduce_sum_square(
     return _reduce(torch.sum, x * x, axes, keepdims, noop_with_empty_axes)
 
 
+def reduce_log_sum(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    return _reduce(torch.sum, x, axes, keepdims, noop_with_empty_axes).log()
+
+
 def reduce_log_sum_exp(
     x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
@@ -251,13 +256,14 @@ _ON_SIZES = {torch.sum: operator.add, torch.amax: torch.sym_max, torch.amin: tor
 
 
 def _reduce(op: Any, x: Value, axes: Ints | None, keepdims: int, noop: int) -> Value:
+    axes = [] if axes is None else as_ints(axes)
     if not axes and noop:
         return x
     if isinstance(x, list) and x and op in _ON_SIZES:
         result = reduce(_ON_SIZES[op], x)
         return [result] if keepdims else result
     x = as_tensor(x)
-    result = op(x, as_ints(axes) if axes else list(range(x.ndim)), keepdim=bool(keepdims))
+    result = op(x, axes or list(range(x.ndim)), keepdim=bool(keepdims))
     return result.to(x.dtype)  # torch sums small integers as int64
 
 
@@ -337,7 +343,8 @@ def group_norm_18(
 
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    return x / torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
 
 def lrn(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:

@@ -13,16 +13,16 @@ from .onnx_layers import LAYERS
 _TAKEN = {"graph", "code", "meta", "training"}  # attributes of a GraphModule that its class does not show
 
 
-def identifiers(names: Iterable[str]) -> dict[str, str]:
+def identifiers(names: Iterable[str]) -> list[str]:
     """Each name as a Python identifier, no two alike.
 
     >>> identifiers(["input.1", "input:1", "class"])
-    {'input.1': 'input_1', 'input:1': 'input_1_2', 'class': 'class_'}
+    ['input_1', 'input_1_2', 'class_']
     """
-    result: dict[str, str] = {}
-    for name in names:
-        if name not in result:
-            result[name] = _free(_identifier(name), set(result.values()))
+    result: list[str] = []
+    for name in map(_identifier, names):
+        free = (name, *(f"{name}_{i}" for i in range(2, len(result) + 3)))
+        result.append(next(n for n in free if n not in result))
     return result
 
 
@@ -31,14 +31,6 @@ def _identifier(name: str) -> str:
     if not name or name[0].isdigit():
         name = f"_{name}"
     return f"{name}_" if keyword.iskeyword(name) or name == "self" else name
-
-
-def _free(name: str, taken: set[str]) -> str:
-    count, candidate = 1, name
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
 
 
 def module_names(graph: Graph) -> Mapping[str, str]:

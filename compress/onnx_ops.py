@@ -1,4 +1,4 @@
-"""OPS: which function computes which ONNX operator. The function's signature says which inputs and attributes it takes."""
+"""OPS: which function computes which ONNX operator; its signature says which inputs and attributes it takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,15 @@ from . import onnx_windows as w
 OPS: dict[str, Callable[..., Any]] = {
     "Abs": m.absolute,
     "Acos": torch.acos,
+    "Acosh": torch.acosh,
     "Add": m.add,
     "And": m.logical_and,
     "ArgMax": m.argmax,
     "ArgMin": m.argmin,
     "Asin": torch.asin,
+    "Asinh": torch.asinh,
     "Atan": torch.atan,
+    "Atanh": torch.atanh,
     "AveragePool": w.average_pool,
     "BatchNormalization": m.batch_norm,
     "Cast": s.cast,
@@ -32,6 +35,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Conv": w.conv,
     "ConvTranspose": w.conv_transpose,
     "Cos": torch.cos,
+    "Cosh": torch.cosh,
     "CumSum": m.cumsum,
     "DepthToSpace": s.depth_to_space,
     "Div": m.div,
@@ -88,6 +92,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Reciprocal": torch.reciprocal,
     "ReduceL1": m.reduce_l1,
     "ReduceL2": m.reduce_l2,
+    "ReduceLogSum": m.reduce_log_sum,
     "ReduceLogSumExp": m.reduce_log_sum_exp,
     "ReduceMax": m.reduce_max,
     "ReduceMean": m.reduce_mean,
@@ -106,6 +111,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
+    "Sinh": torch.sinh,
     "Size": s.size,
     "Slice": s.slice_,
     "Softmax": m.softmax,

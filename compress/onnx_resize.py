@@ -25,18 +25,18 @@ def resize(
     nearest_mode: Nearest = "round_prefer_floor",
 ) -> Tensor:  # fmt: skip
     axes = list(range(x.ndim)) if axes is None else [a % x.ndim for a in axes]
-    if sizes:
+    if sizes is not None:
         targets = dict(zip(axes, as_ints(sizes), strict=True))
         factors = {a: n / x.shape[a] for a, n in targets.items()}
     else:
         factors = dict(zip(axes, as_ints(scales), strict=True))
-        targets = {a: int(math.floor(x.shape[a] * f)) for a, f in factors.items()}
+        targets = {a: math.floor(x.shape[a] * f) for a, f in factors.items()}
     changed = [a for a in axes if not (isinstance(factors[a], float | int) and factors[a] == 1)]
     plain = _interpolation(coordinate_transformation_mode, mode, nearest_mode, [factors[a] for a in changed])
     if plain and changed and min(changed) >= 2 and (mode == "nearest" or x.ndim in (3, 4)):
         spatial = range(2, x.ndim)
         size = [targets.get(a, x.shape[a]) for a in spatial]
-        scale = None if sizes else [float(factors.get(a, 1)) for a in spatial]
+        scale = None if sizes is not None else [float(factors.get(a, 1)) for a in spatial]
         return _interpolate(x, size, scale, plain)
     for axis in changed:
         where = _original(coordinate_transformation_mode, targets[axis], x.shape[axis], factors[axis])

@@ -95,13 +95,12 @@ def concat(*values: Value, axis: int) -> Value:
     return [item for value in values for item in value]
 
 
-def split(x: Value, split: Ints | None = None, *, axis: int = 0, num_outputs: int) -> tuple[Value, ...]:
+def split(x: Value, split: Ints | None = None, *, axis: int = 0, num_outputs: int = 1) -> tuple[Value, ...]:
     """`num_outputs` is the node's; without `split` the parts are equal, the last one smaller where they cannot be."""
     length = len(x) if isinstance(x, list) else x.shape[axis]
-    if not split:
-        part = -(-length // num_outputs)
-        split = [part] * (num_outputs - 1) + [length - part * (num_outputs - 1)]
-    sizes = as_ints(split)
+    part = -(-length // num_outputs)
+    equal = [part] * (num_outputs - 1) + [length - part * (num_outputs - 1)]
+    sizes = equal if split is None else as_ints(split)
     if isinstance(x, list):
         return tuple(x[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes)))
     return tuple(torch.split(x, sizes, axis))
@@ -205,8 +204,9 @@ def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
     return (rows[:, None] + k == columns).to(x.dtype if dtype is None else DTYPES[dtype])
 
 
-def top_k(x: Tensor, k: int, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
-    values, indices = torch.topk(x, *as_ints(k), axis, bool(largest), bool(sorted))
+def top_k(x: Tensor, k: int, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:  # noqa: A002
+    """Of equal values torch may take others than ONNX Runtime does."""
+    values, indices = torch.topk(x, as_ints(k)[0], axis, bool(largest), bool(sorted))
     return values, indices
 
 

@@ -1,8 +1,8 @@
 """What flows between ONNX operators in torch: tensors, and sizes as Python ints.
 
-ONNX computes shapes with tensors (Shape -> Gather -> Concat -> Reshape). Were they torch tensors, a trace would lose the
-free axes. So an int64 scalar is an int here and an int64 vector a list of ints, or of torch's SymInts under a trace, as
-long as only sizes flow into it; it becomes a tensor where it meets one.
+ONNX computes shapes with tensors (Shape -> Gather -> Concat -> Reshape). Were they torch tensors, a trace would lose
+the free axes. So an int64 scalar is an int here and an int64 vector a list of ints, or of torch's SymInts under a
+trace, as long as only sizes flow into it; it becomes a tensor where it meets one.
 """
 
 from collections.abc import Callable

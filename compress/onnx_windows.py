@@ -81,9 +81,10 @@ def max_pool(
     n = len(kernel_shape)
     strides, dilations = strides or [1] * n, dilations or [1] * n
     pads = _pads(x, kernel_shape, strides, dilations, pads, auto_pad)
-    if not _fit(pads, kernel_shape):
-        x, pads = pad_spatial(x, pads, -math.inf), [0] * 2 * n
-    return _MAX_POOL[n](x, kernel_shape, strides, pads[:n], dilations, ceil_mode=bool(ceil_mode))
+    if _fit(pads, kernel_shape):
+        return _MAX_POOL[n](x, kernel_shape, strides, pads[:n], dilations, ceil_mode=bool(ceil_mode))
+    y = _MAX_POOL[n](pad_spatial(x, pads, -math.inf), kernel_shape, strides, 0, dilations, ceil_mode=bool(ceil_mode))
+    return _starting_inside(y, x, pads, strides)
 
 
 def average_pool(
@@ -99,10 +100,9 @@ def average_pool(
     if _fit(pads, kernel_shape):
         return pool(x, kernel_shape, strides, pads[:n], bool(ceil_mode), include)
     y = pool(pad_spatial(x, pads), kernel_shape, strides, 0, bool(ceil_mode))
-    if include:
-        return y
-    inside = pad_spatial(torch.ones_like(x[:1, :1]), pads)  # the share of each window that is no padding
-    return y / pool(inside, kernel_shape, strides, 0, bool(ceil_mode))
+    if not include:  # divide by the share of each window that is no padding
+        y = y / pool(pad_spatial(torch.ones_like(x[:1, :1]), pads), kernel_shape, strides, 0, bool(ceil_mode))
+    return _starting_inside(y, x, pads, strides)
 
 
 def global_average_pool(x: Tensor) -> Tensor:
@@ -117,6 +117,12 @@ def _pads(x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints | 
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         return same_pads(list(x.shape[2:]), kernel, strides, dilations, auto_pad)
     return list(pads) if pads and auto_pad == "NOTSET" else [0] * 2 * len(kernel)
+
+
+def _starting_inside(y: Tensor, x: Tensor, pads: Ints, strides: Ints) -> Tensor:
+    """Without the windows that start in the padding at the end: rounding up does not count them."""
+    counts = (-(-(n + begin) // s) for n, begin, s in zip(x.shape[2:], pads, strides, strict=False))
+    return y[(slice(None), slice(None), *(slice(count) for count in counts))]
 
 
 def _fit(pads: Ints, kernel: Ints) -> bool:
