@@ -51,7 +51,7 @@ def mod(a: Value, b: Value, *, fmod: int = 0) -> Value:
 
 
 def power(base: Tensor, exponent: Value) -> Tensor:
-    return torch.pow(base, exponent).to(base.dtype)
+    return torch.pow(base, as_tensor(exponent) if isinstance(exponent, list) else exponent).to(base.dtype)
 
 
 def neg(x: Value) -> Value:

@@ -32,6 +32,8 @@ def resize(
         factors = dict(zip(axes, as_ints(scales), strict=True))
         targets = {a: math.floor(x.shape[a] * f) for a, f in factors.items()}
     changed = [a for a in axes if not (isinstance(factors[a], float | int) and factors[a] == 1)]
+    if coordinate_transformation_mode == "pytorch_half_pixel" and all(targets[a] != 1 for a in changed):
+        coordinate_transformation_mode = "half_pixel"  # they differ only where one value is left
     plain = _interpolation(coordinate_transformation_mode, mode, nearest_mode, [factors[a] for a in changed])
     if plain and changed and min(changed) >= 2 and (mode == "nearest" or x.ndim in (3, 4)):
         spatial = range(2, x.ndim)
@@ -52,11 +54,11 @@ def resize_10(x: Tensor, scales: Floats, *, mode: Literal["nearest", "linear"] =
 def _interpolation(coordinates: str, mode: str, nearest: str, factors: list[Any]) -> str:
     """torch's name of the same interpolation, or `""`."""
     if mode == "linear":
-        return {"half_pixel": "linear", "pytorch_half_pixel": "linear", "align_corners": "corners"}.get(coordinates, "")
+        return {"half_pixel": "linear", "align_corners": "corners"}.get(coordinates, "")
     if coordinates == "asymmetric" and nearest == "floor":
         return "nearest"
     whole = all(isinstance(f, float | int) and float(f).is_integer() for f in factors)
-    halves = coordinates in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round")
+    halves = coordinates == "half_pixel" and nearest.startswith("round")
     return "nearest" if whole and halves else ""  # a whole factor meets no ties: floor(i / factor) either way
 
 

@@ -221,6 +221,10 @@ def pad(
         sides[2 * (x.ndim - 1 - axis) : 2 * (x.ndim - axis)] = pads[i], pads[i + len(axes)]
     while len(sides) > 2 and all(isinstance(s, int) and s == 0 for s in sides[-2:]):
         sides = sides[:-2]
+    if isinstance(value, list):
+        value = value[0]
+    if isinstance(value, Tensor):
+        return torch.where(F.pad(torch.ones_like(x), sides) == 1, F.pad(x, sides), value)
     if mode == "constant":
         return F.pad(x, sides, value=0.0 if value is None else value)
     return F.pad(x, sides, mode="replicate" if mode == "edge" else mode)

@@ -87,6 +87,7 @@ CASES = [
     case("ReduceL2", {"x": x234}, {"axes": ints(-1)}),
     case("ReduceSumSquare", {"x": x234}, {"axes": ints(1, 2)}),
     case("ReduceLogSumExp", {"x": x234}, {"axes": ints(1)}),
+    case("Pow", {"x": x34}, {"e": ints(2, 3, 0, 1)}),
     case("ReduceLogSum", {"x": positive(2, 3)}, {"axes": ints(1)}),
     case("Acosh", {"x": positive(3, 4) + 1}),
     case("LpNormalization", {"x": np.zeros((2, 3), np.float32)}),

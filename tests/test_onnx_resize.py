@@ -20,7 +20,7 @@ def test_nearest_resizing(coordinates: str, nearest: str, scales: tuple[float, f
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
-@pytest.mark.parametrize("sizes", [(14, 18), (3, 3), (5, 11)])
+@pytest.mark.parametrize("sizes", [(14, 18), (3, 3), (5, 11), (3, 1)])
 @pytest.mark.parametrize("by_size", [True, False])
 def test_linear_resizing(coordinates: str, sizes: tuple[int, int], by_size: bool, tmp_path: Path) -> None:
     factors = np.array([1, 1, sizes[0] / 7, sizes[1] / 6], np.float32)

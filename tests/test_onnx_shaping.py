@@ -85,6 +85,8 @@ CASES = [
     case("Pad", {"x": image}, {"pads": ints(0, 0, 1, -2, 0, 0, 2, 1)}),
     case("Pad", {"x": image}, {"pads": ints(0, 0, 1, 2, 0, 0, 2, 1)}, mode="reflect"),
     case("Pad", {"x": image}, {"pads": ints(0, 0, 1, 2, 0, 0, 2, 1)}, mode="edge"),
+    case("Pad", {"x": x34, "value": scalar(7)}, {"pads": ints(1, 0, 0, 2)}, order=["x", "pads", "value"]),
+    case("Pad", {"x": x34}, {"pads": ints(1, 0, 0, 2), "value": scalar(7).reshape(1)}),
     case("Pad", {"x": x34}, opset=10, pads=[1, 0, 0, 2], value=3.0),
     case("DepthToSpace", {"x": image}, blocksize=2),
     case("DepthToSpace", {"x": image}, blocksize=2, mode="CRD"),
