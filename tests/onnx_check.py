@@ -12,10 +12,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from edgepress.compress.onnx_graph import read_onnx
-from edgepress.export.model import Model
 from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
+
+from edgepress.compress.onnx_graph import read_onnx
+from edgepress.export.model import Model
 
 TOLERANCE = 1e-5
 BOOL, FLOAT, INT64, INT32 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32

@@ -5,12 +5,13 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from edgepress.compress.onnx_file import read_graph
-from edgepress.compress.onnx_graph import read_onnx
-from edgepress.runtime.errors import ModelError, UnsupportedError
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
+from edgepress.compress.onnx_file import read_graph
+from edgepress.compress.onnx_graph import read_onnx
+from edgepress.runtime.errors import ModelError, UnsupportedError
 
 from .onnx_check import assert_same, floats, ints, random_settings, write
 

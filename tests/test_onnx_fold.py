@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import helper
+
 from edgepress.compress.onnx_file import read_graph
 from edgepress.compress.onnx_fold import fold, handed, join_biases
 from edgepress.compress.onnx_graph import read_onnx
 from edgepress.compress.onnx_signature import LITERAL, TENSOR, VALUE
-from onnx import helper
 
 from .onnx_check import assert_same, floats, ints, layers_of, write, x34
 

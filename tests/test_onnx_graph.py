@@ -11,11 +11,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from edgepress.compress.onnx_graph import read_onnx
-from edgepress.runtime.errors import ModelError, UnsupportedError
 from onnx import helper
 from torch import nn
 from transformers import BertConfig, BertModel
+
+from edgepress.compress.onnx_graph import read_onnx
+from edgepress.runtime.errors import ModelError, UnsupportedError
 
 from .onnx_check import TOLERANCE, assert_same, check, floats, layers_of, rng, write, x34
 

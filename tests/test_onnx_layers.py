@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgepress.compress.onnx_graph import read_onnx
 from onnx import helper
 from torch import nn
+
+from edgepress.compress.onnx_graph import read_onnx
 
 from .onnx_check import INT64, assert_same, check, floats, image, layers_of, positive, write, x34, x234
 

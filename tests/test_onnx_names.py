@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from edgepress.compress.onnx_graph import read_onnx
-from edgepress.compress.onnx_names import identifiers
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
+
+from edgepress.compress.onnx_graph import read_onnx
+from edgepress.compress.onnx_names import identifiers
 
 from .onnx_check import assert_same, floats, layers_of, write, x34
 

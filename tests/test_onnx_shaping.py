@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgepress.compress.onnx_graph import read_onnx
 from onnx import TensorProto, helper
+
+from edgepress.compress.onnx_graph import read_onnx
 
 from .onnx_check import (
     INT32,

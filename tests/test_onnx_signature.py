@@ -1,8 +1,9 @@
 from typing import Any, Literal
 
 import torch
-from edgepress.compress.onnx_signature import LITERAL, TENSOR, VALUE, signature
 from torch import Tensor
+
+from edgepress.compress.onnx_signature import LITERAL, TENSOR, VALUE, signature
 
 
 def pick(x: Tensor, sizes: list[int] | None = None, y: Any = 1, *, mode: Literal["a", "b"] = "a", axis: int) -> Tensor:

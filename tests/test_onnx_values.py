@@ -3,9 +3,10 @@ import operator
 import numpy as np
 import pytest
 import torch
-from edgepress.compress.onnx_values import as_ints, as_tensor, as_tensors, each, is_tensor
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgepress.compress.onnx_values import as_ints, as_tensor, as_tensors, each, is_tensor
 
 sizes = st.integers(-9, 9) | st.lists(st.integers(-9, 9), min_size=3, max_size=3) | st.lists(
     st.integers(-9, 9), min_size=1, max_size=1
