@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 
 def accuracy(network: torch.nn.Module, data) -> float:
@@ -46,11 +47,10 @@ def test_training_is_deterministic_and_leaves_the_callers_random_numbers_alone(d
     assert torch.equal(drawn, torch.rand(1))
 
 
-def test_the_whole_training_reaches_what_the_sample_promises(digits_sample: ModuleType):
-    data = digits_sample.digits()
-    network = digits_sample.train(data)
-    assert not network.training
-    assert accuracy(network, data) >= 0.985
+def test_the_training_reaches_what_the_sample_promises(digits_weights: Path, digits_sample: ModuleType):
+    network = digits_sample.ResNet8()
+    network.load_state_dict(load_file(digits_weights))
+    assert accuracy(network.eval(), digits_sample.digits()) >= 0.985
 
 
 def test_a_task_file_around_saved_weights_gives_the_same_network(digits_task: Path, digits_sample: ModuleType):
@@ -58,7 +58,7 @@ def test_a_task_file_around_saved_weights_gives_the_same_network(digits_task: Pa
     assert task.model.name == "digits"
     assert accuracy(task.model.module, digits_sample.digits()) >= 0.98
     assert {len(batch["image"]) for batch in task.data.training} == {64}
-    assert sum(len(batch["image"]) for batch in task.data.calibration) == 512
+    assert sum(len(batch["image"]) for batch in task.data.calibration) == 256
 
     def session(**inputs: np.ndarray) -> dict[str, np.ndarray]:
         return {k: v.numpy() for k, v in task.model(**{n: torch.from_numpy(a) for n, a in inputs.items()}).items()}
