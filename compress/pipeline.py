@@ -19,7 +19,6 @@ from ..export.model import Model
 from ..runtime.artifact import Artifact, check, known_format, read_artifact
 from ..runtime.errors import ArtifactError
 from ..runtime.files import refuse_existing, replace_folder
-from ..runtime.session import LoadedModel
 from .data import Data
 from .recipe import Pass, Recipe
 
@@ -52,22 +51,13 @@ class _Run:
     tell: Tell
     rows: list[Row] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
-    scores: dict[Path, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
         return self.out / WORK
 
     def measure(self, *artifacts: Artifact) -> tuple[Row, ...]:
-        return measure(artifacts, self.on, score=self.data.score and self.score, on_progress=self.tell)
-
-    def score(self, session: LoadedModel) -> Mapping[str, float]:
-        """The user's score, once for each artifact: it does not change from one timing to the next."""
-        assert self.data.score is not None
-        path = session.artifact.path
-        if path not in self.scores:
-            self.scores[path] = self.data.score(session)
-        return self.scores[path]
+        return measure(artifacts, self.on, score=self.data.score, known=self.rows, on_progress=self.tell)
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
@@ -111,11 +101,13 @@ def compress(
         *measured, row = run.measure(*before, candidate.artifact)
         verdict = judge(row, measured[-1], measured[0], budget)
         tell(f"{name}: {verdict.why}")
-        run.rows = [measured[0], *run.rows[1:], replace(row, kept=verdict.kept, why=verdict.why)]
+        fresh = {known.path: known for known in measured}
+        run.rows = [replace(fresh.get(old.path, old), kept=old.kept, why=old.why) for old in run.rows]
+        run.rows.append(replace(row, kept=verdict.kept, why=verdict.why))
         save(run.report(), out)  # what was measured stays, whatever happens to the next pass
         stages.append(candidate)
         kept = candidate if verdict.kept else kept
-    if len(stages) > 2:  # time all of them in one run, so that the report compares like with like
+    if len({row.timing.run for row in run.rows if row.timing is not None}) > 1:  # a report compares within one run
         final = run.measure(*(stage.artifact for stage in stages))
         run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
     return _ship(run, {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result})

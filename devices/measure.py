@@ -70,14 +70,16 @@ def measure(
     score: Score | None = None,
     runs: int = 100,
     inputs: Path | None = None,
+    known: Sequence[Row] = (),
     on_progress: Progress | None = None,
 ) -> tuple[Row, ...]:
     """Judge and time artifacts: each alone in a fresh process, then all in turn in one, so that `speed` may compare.
 
     `score` judges the open model, here; `inputs` is an `.npz` with the inputs of a call, otherwise the first golden
-    sample is run. `on_progress` is told what happens next. A device without an address is not timed: the rows say so,
-    and never hold another machine's figures. Raises UnsupportedError for a format that the device does not run,
-    DeviceError where the device fails.
+    sample is run. `known` are rows of an earlier call: an artifact's figures alone, its score and its self-test are
+    taken from there, for only the latencies in turn have to be of one run. `on_progress` is told what happens next.
+    A device without an address is not timed: the rows say so, and never hold another machine's figures. Raises
+    UnsupportedError for a format that the device does not run, DeviceError where the device fails.
 
     >>> base, small = measure([artifact, smaller], find_device("host"))
     >>> speed(small.timing, base.timing).median
@@ -88,8 +90,9 @@ def measure(
             known = ", ".join(device.formats)
             raise UnsupportedError(f"{device.name} does not run the format {artifact.format!r}; it runs: {known}")
     tell = on_progress or (lambda text: None)
-    judged = [_judge(artifact, score, tell) for artifact in artifacts]
-    timings, alone = _times(artifacts, device, runs, inputs, tell)
+    earlier = {row.path: row for row in known}
+    judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]
+    timings, alone = _times(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
         _row(artifact, device, timing, figures, *verdict)
         for artifact, timing, figures, verdict in zip(artifacts, timings, alone, judged, strict=True)
@@ -111,9 +114,12 @@ def speed(a: Timing, b: Timing) -> Ratio:
     return Ratio(median, low, high)
 
 
-def _judge(
-    artifact: Artifact, score: Score | None, tell: Progress
+def _judged(
+    artifact: Artifact, score: Score | None, earlier: Row | None, tell: Progress
 ) -> tuple[Mapping[str, float] | None, SelfTest | None]:
+    """Score and self-test of an artifact, by this machine's engine."""
+    if earlier is not None:
+        return earlier.score, earlier.selftest
     golden = artifact.asset(GOLDEN) is not None
     if score is None and not golden:
         return None, None
@@ -124,7 +130,12 @@ def _judge(
 
 
 def _times(
-    artifacts: Sequence[Artifact], device: Device, runs: int, inputs: Path | None, tell: Progress
+    artifacts: Sequence[Artifact],
+    device: Device,
+    runs: int,
+    inputs: Path | None,
+    earlier: Mapping[Path, Row],
+    tell: Progress,
 ) -> tuple[Sequence[Timing | None], Sequence[Alone | None]]:
     if not device.link:
         return [None] * len(artifacts), [None] * len(artifacts)
@@ -132,15 +143,18 @@ def _times(
     try:
         paths = [link.put(artifact.path) for artifact in artifacts]
         settings = _settings(device, None if inputs is None else link.put(inputs))
-        single = len(paths) == 1
+        if len(paths) == 1:
+            tell(f"timing {artifacts[0].name} in a process of its own")
+            timings = _bench(link, paths, runs, settings)
+            return timings, [_alone(timings[0])]
         alone = []
         for artifact, path in zip(artifacts, paths, strict=True):
-            tell(f"timing {artifact.name} in a process of its own")
-            alone += _bench(link, [path], runs if single else 1, settings)
-        if single:
-            return alone, [_alone(alone[0])]
+            row = earlier.get(artifact.path)
+            if row is None:
+                tell(f"timing {artifact.name} in a process of its own")
+            alone.append(_alone(_bench(link, [path], 1, settings)[0]) if row is None else row.alone)
         tell(f"timing {', '.join(artifact.name for artifact in artifacts)} in turn")
-        return _bench(link, paths, runs, settings), [_alone(timing) for timing in alone]
+        return _bench(link, paths, runs, settings), alone
     finally:
         link.close()
 
