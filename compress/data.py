@@ -1,8 +1,8 @@
 """Data: what the user brings to judge by: calibration batches, training batches, and the score."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -15,15 +15,24 @@ Score = Callable[[Session], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Data:
-    """`calibration` and `training` are walked more than once, a batch at a time: give a list or a re-iterable.
+    """`calibration` is walked more than once, a batch at a time: give a list or a re-iterable.
 
-    A batch maps input names to arrays. `score` judges any open model, whatever its format, and returns figures in
-    [0, 1] where higher is better; the first one is what a budget's `drop` is about.
+    A batch maps input names to arrays; a training batch may also hold `label`, int64 [batch]. `training` is a list of
+    batches, or a function of the epoch (0, 1, ...) that returns that epoch's: shuffled, augmented, and the same ones
+    whenever it is asked again. `score` judges any open model, whatever its format, and returns figures in [0, 1] where
+    higher is better; the first one is what a budget's `drop` is about. `validation` is a score on samples that are
+    neither trained on nor judged by: it watches a training.
+
+    `checkpoints` is the folder where a step that trains may leave what it needs to go on after a kill (None: nowhere);
+    `tell` is called with a line of progress. The pipeline fills both in, for each step its own.
     """
 
     calibration: Iterable[Batch] = ()
-    training: Iterable[Any] = ()
+    training: Sequence[Batch] | Callable[[int], Iterable[Batch]] = ()
     score: Score | None = None
+    validation: Score | None = None
+    checkpoints: Path | None = None
+    tell: Callable[[str], None] = lambda text: None
 
 
 def batches(arrays: Batch, size: int = 32) -> list[Batch]:

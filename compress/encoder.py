@@ -1,7 +1,7 @@
 """A Hugging Face folder of a text encoder (BERT class) as a Task: config.json, safetensors, tokenizer.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from .source import Task
 # Model types whose masks and positions were traced with free axes and compared with the original.
 ENCODERS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # Enough to see the outliers of activations, and to tell 0.99 from 0.98; more only takes time.
-_CALIBRATION, _JUDGED = 128, 256
+_CALIBRATION, _JUDGED, _WATCHED = 128, 256, 128
+# A training batch, and how many of them are sorted by length together.
+_BATCH, _SORTED = 32, 16
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def _bias(attention_mask: Tensor) -> Tensor:
 
 
 def read_encoder(folder: Path, texts: Path | None) -> Task:
-    """Read the folder and, from `texts` (one sample a line), calibration batches and a fidelity score.
+    """Read the folder and, from `texts` (one sample a line), data to calibrate, to train and to judge by.
 
-    Every other line calibrates, the rest judges: what is judged was never calibrated on. Only safetensors are read.
+    What is judged was never calibrated or trained on: every other line judges (256 of them) or validates (128), the
+    rest trains, and the first 128 of it calibrate. Only safetensors are read.
     Raises ModelError for a folder that is incomplete or damaged, UnsupportedError for another kind of model,
     DataError for texts that are missing or too few.
     """
@@ -84,7 +87,6 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
     tokenizer = _tokenizer(folder, config)
     module, output, assets = _module(folder, config)
     lines = [] if texts is None else read_lines(texts)
-    encoded = [_encode(tokenizer, [line]) for line in lines]
     example = _encode(tokenizer, lines[:2] or ["An example.", "A second, somewhat longer example of a text."])
     model = Model(
         name=folder.resolve().name,
@@ -95,10 +97,28 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
         assets={"tokenizer.json": tokenizer.to_str().encode()} | assets,
         source={"kind": "hugging-face", "sha256": describe(_weights(folder)).sha256},
     )
-    if not encoded:
+    if not lines:
         return Task(model, Data())
-    calibration = [_encode(tokenizer, lines[i : i + 16 : 2]) for i in range(0, min(len(lines), 2 * _CALIBRATION), 16)]
-    return Task(model, Data(calibration, score=fidelity(model, encoded[1::2][:_JUDGED], output)))
+    held = lines[1::2]
+    judged, watched = held[:_JUDGED], held[_JUDGED : _JUDGED + _WATCHED]
+    apart = {*judged, *watched}
+    learned = [line for line in (*lines[0::2], *held[_JUDGED + _WATCHED :]) if line not in apart]
+    data = Data(
+        calibration=[_encode(tokenizer, learned[i : i + 8]) for i in range(0, min(len(learned), _CALIBRATION), 8)],
+        training=lambda epoch: _shuffled(tokenizer, learned, epoch),
+        score=fidelity(model, [_encode(tokenizer, [line]) for line in judged], output),
+        validation=fidelity(model, [_encode(tokenizer, [line]) for line in watched], output) if watched else None,
+    )
+    return Task(model, data)
+
+
+def _shuffled(tokenizer: Tokenizer, lines: Sequence[str], epoch: int) -> Iterator[Batch]:
+    """All lines in an order of the epoch's own, cut into batches; lines of like length meet, so that few are padded."""
+    order = np.random.default_rng(epoch).permutation(len(lines))
+    for start in range(0, len(order), _BATCH * _SORTED):
+        pool = sorted((lines[i] for i in order[start : start + _BATCH * _SORTED]), key=len)
+        cuts = np.random.default_rng((epoch, start)).permutation(range(0, len(pool), _BATCH))
+        yield from (_encode(tokenizer, pool[cut : cut + _BATCH]) for cut in cuts)
 
 
 def read_lines(texts: Path) -> list[str]:

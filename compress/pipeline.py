@@ -101,7 +101,7 @@ def compress(
         *measured, row = run.measure(*before, candidate.artifact)
         verdict = judge(row, measured[-1], measured[0], budget)
         tell(f"{name}: {verdict.why}")
-        fresh = {known.path: known for known in measured}
+        fresh = {again.path: again for again in measured}
         run.rows = [replace(fresh.get(old.path, old), kept=old.kept, why=old.why) for old in run.rows]
         run.rows.append(replace(row, kept=verdict.kept, why=verdict.why))
         save(run.report(), out)  # what was measured stays, whatever happens to the next pass
@@ -148,7 +148,7 @@ def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Sta
     def make() -> Model:
         if not made:
             run.tell(f"pass {name}")
-            made.append(step(before.make(), run.data))
+            made.append(step(before.make(), replace(run.data, checkpoints=run.work / key / "training", tell=run.tell)))
         return made[0]
 
     if not (run.work / key / label).exists() and len(make().history) == len(before.make().history):

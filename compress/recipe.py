@@ -3,7 +3,7 @@
 import importlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import NoneType, UnionType
@@ -102,9 +102,14 @@ def _read_pass(recipe: str, table: Mapping[str, Any]) -> tuple[str, Pass]:
     except ImportError as error:
         raise MissingExtra(error.name or "torch", "compress") from error
     settings = {key: value for key, value in table.items() if key != "name"}
-    _refuse_unknown(f"pass {name} in recipe {recipe}", settings, {field.name for field in fields(kind)})
+    return name, _settings(f"pass {name} in recipe {recipe}", name, settings, kind)
+
+
+def _settings(where: str, name: str, table: Mapping[str, Any], kind: Any) -> Any:
+    """A dataclass of settings from a TOML table; a field may be such a dataclass itself."""
+    _refuse_unknown(where, table, {field.name for field in fields(kind)})
     hints = get_type_hints(kind)
-    return name, kind(**{key: _fit(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
+    return kind(**{key: _fit(f"{name}.{key}", value, hints[key]) for key, value in table.items()})
 
 
 def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> None:
@@ -115,6 +120,8 @@ def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> No
 
 def _fit(where: str, value: Any, hint: Any) -> Any:
     """The TOML value as the field's type; raises UsageError where it is another type."""
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _settings(where, where, value, hint)
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         if isinstance(value, list):

@@ -87,8 +87,8 @@ def measure(
     """
     for artifact in artifacts:
         if artifact.format not in device.formats:
-            known = ", ".join(device.formats)
-            raise UnsupportedError(f"{device.name} does not run the format {artifact.format!r}; it runs: {known}")
+            runs_here = ", ".join(device.formats)
+            raise UnsupportedError(f"{device.name} does not run the format {artifact.format!r}; it runs: {runs_here}")
     tell = on_progress or (lambda text: None)
     earlier = {row.path: row for row in known}
     judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]

@@ -9,6 +9,7 @@ EdgepressError
 │   └── ArtifactError   ... an artifact: missing, incomplete, damaged
 ├── PortError           a call with an input whose name, dtype or shape does not fit
 ├── EngineError         the engine could not open or run a file
+├── TrainingError       a training that cannot go on
 ├── UnsupportedError    refused by name: what a pass, format or device cannot express
 ├── MissingExtra        a library that is not installed, with the line that installs it
 └── DeviceError         a device or the link to it
@@ -62,6 +63,10 @@ class PortError(EdgepressError):
 
 class EngineError(EdgepressError):
     """The engine could not open or run a file."""
+
+
+class TrainingError(EdgepressError):
+    """A training that cannot go on: its loss is no number, or its data has come to an end."""
 
 
 class UnsupportedError(EdgepressError):
