@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. It decides nothing."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -263,6 +264,8 @@ def _show(report: "Report", as_json: bool) -> None:
 @contextmanager
 def _compressing() -> Iterator[None]:
     """Name the extra where a library of the workshop is missing; the runtime alone needs none of them."""
+    # Threads of torch that wait do not spin: beside other programs a run took 31 s instead of 119. Read when it loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
     except ModuleNotFoundError as error:

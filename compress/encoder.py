@@ -117,7 +117,8 @@ def _shuffled(tokenizer: Tokenizer, lines: Sequence[str], epoch: int) -> Iterato
     order = np.random.default_rng(epoch).permutation(len(lines))
     for start in range(0, len(order), _BATCH * _SORTED):
         pool = sorted((lines[i] for i in order[start : start + _BATCH * _SORTED]), key=len)
-        cuts = np.random.default_rng((epoch, start)).permutation(range(0, len(pool), _BATCH))
+        cuts = list(range(0, len(pool), _BATCH))
+        np.random.default_rng((epoch, start)).shuffle(cuts)
         yield from (_encode(tokenizer, pool[cut : cut + _BATCH]) for cut in cuts)
 
 
