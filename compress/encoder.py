@@ -114,7 +114,7 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
 
 def _shuffled(tokenizer: Tokenizer, lines: Sequence[str], epoch: int) -> Iterator[Batch]:
     """All lines in an order of the epoch's own, cut into batches; lines of like length meet, so that few are padded."""
-    order = np.random.default_rng(epoch).permutation(len(lines))
+    order: list[int] = np.random.default_rng(epoch).permutation(len(lines)).tolist()
     for start in range(0, len(order), _BATCH * _SORTED):
         pool = sorted((lines[i] for i in order[start : start + _BATCH * _SORTED]), key=len)
         cuts = list(range(0, len(pool), _BATCH))
