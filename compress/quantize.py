@@ -27,10 +27,12 @@ class DynamicInt8:
     """int8 for every Linear: weights per channel, activations per tensor at run time (uint8, ONNX's formula).
 
     `smooth` is SmoothQuant's α: how much of the activations' outliers moves into the weights (0: none; wants no data).
+    `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI; None leaves it to the device.
     `include` and `exclude` are shell patterns over module names.
     """
 
     smooth: float = 0.8
+    reduce_range: bool | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -45,14 +47,15 @@ class DynamicInt8:
         if not layers:
             return model
         scales = smoothing_scales(model.module, layers, data.calibration, self.smooth) if self.smooth else {}
+        bits = 7 if self.reduce_range else 8
         quantized: dict[str, nn.Module] = {}
         for name, layer in layers.items():
             if name in scales:
-                weight = per_channel(layer.weight.detach() * scales[name])
+                weight = per_channel(layer.weight.detach() * scales[name], bits=bits)
                 quantized[name] = Divided(scales[name], DynamicLinear(weight, layer.bias))
             else:
-                quantized[name] = DynamicLinear(per_channel(layer.weight), layer.bias)
-        note = f"{len(quantized)} Linear layers at int8, per channel"
+                quantized[name] = DynamicLinear(per_channel(layer.weight, bits=bits), layer.bias)
+        note = f"{len(quantized)} Linear layers at int8 ({bits} bits used), per channel"
         return model.then(with_layers(model.module, quantized), Step("dynamic_int8", asdict(self), note))
 
 

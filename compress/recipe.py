@@ -25,6 +25,9 @@ PASSES: dict[str, tuple[str, str]] = {
     "weight_only": ("quantize", "WeightOnly"),
 }
 
+# Settings of a pass that are the device's to fill in where they are None.
+_DEVICES_OWN = ("activation", "reduce_range")
+
 
 class Pass(Protocol):
     """A frozen dataclass: its fields are its settings, calling it does the work."""
@@ -47,7 +50,7 @@ class Recipe:
         return model
 
     def targeting(self, device: "Device") -> "Recipe":
-        """The recipe with every setting that is left to the device (`activation`) filled in."""
+        """The recipe with every setting that is left to the device (`activation`, `reduce_range`) filled in."""
         filled = ((name, _for_device(step, device)) for name, step in self.passes)
         return replace(self, passes=tuple(filled))
 
@@ -82,7 +85,7 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of this name, or of this `.toml` file, with its passes made and their settings checked.
 
     >>> find_recipe("int8").passes[0]
-    ('static_int8', StaticInt8(calibration='minmax', activation=None, reduce_range=False))
+    ('static_int8', StaticInt8(calibration='minmax', activation=None, reduce_range=None))
     """
     table = recipe_table(name)
     _refuse_unknown(f"recipe {name}", table, {"description", "pass"})
@@ -146,5 +149,5 @@ def _accepts(value: Any, hint: Any) -> bool:
 
 
 def _for_device(step: Any, device: "Device") -> Any:
-    left_open = any(field.name == "activation" and step.activation is None for field in fields(step))
-    return replace(step, activation=device.activation) if left_open else step
+    open_ = [f.name for f in fields(step) if f.name in _DEVICES_OWN and getattr(step, f.name) is None]
+    return replace(step, **{name: getattr(device, name) for name in open_})

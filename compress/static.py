@@ -46,14 +46,14 @@ class StaticInt8:
     """Static int8 for convolutions and linear layers.
 
     `calibration` is one of minmax, percentile, entropy. `activation` is the integer type that the target's CPU is fast
-    at: uint8 on x86, int8 on ARM; None leaves it to the device. `reduce_range` keeps weights to 7 bits, for x86 CPUs
-    without VNNI, whose 16-bit sums saturate. A convolution (not a depthwise one) that adds up fewer than
+    at: uint8 on x86, int8 on ARM; `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI, whose 16-bit sums
+    saturate; None leaves either to the device. A convolution (not a depthwise one) that adds up fewer than
     `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels are slower there.
     """
 
     calibration: str = "minmax"
     activation: Activation | None = None
-    reduce_range: bool = False
+    reduce_range: bool | None = None
     min_products: int = 16
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from ..runtime.errors import UnknownName, UsageError
-from ..runtime.machine import this_machine
+from ..runtime.machine import saturates, this_machine
 from .links import LINKS
 
 _PACKAGE = "edgepress.devices"
@@ -23,6 +23,7 @@ class Device:
 
     `ram_mb` counts as makers of memory do (2**20). `threads` are those that a model is run with; None leaves the
     number to the engine. `activation` is the type of activation that its processor is fast at, `uint8` or `int8`.
+    `reduce_range` is set where int8 weights must keep to 7 bits: see `saturates`.
     `sources` say where the figures are from.
     """
 
@@ -34,6 +35,7 @@ class Device:
     formats: tuple[str, ...]
     units: tuple[str, ...]
     activation: str
+    reduce_range: bool = False
     link: str = ""
     description: str = ""
     sources: tuple[str, ...] = ()
@@ -97,4 +99,5 @@ def _this_machine() -> dict[str, Any]:
         "ram_mb": machine.ram_mb,
         "threads": None,
         "activation": _ACTIVATIONS.get(machine.arch.lower(), "uint8"),
+        "reduce_range": saturates(),
     }

@@ -1,4 +1,5 @@
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,12 @@ def test_the_activation_type_belongs_to_the_processor():
     assert {find_device(name).activation for name in ("pi4", "pi5")} == {"int8"}
     expected = {"x86_64": "uint8", "aarch64": "int8", "arm64": "int8"}
     assert find_device("host").activation == expected[platform.machine()]
+
+
+def test_weights_keep_to_7_bits_where_the_processor_adds_int8_products_in_16():
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if platform.machine() == "x86_64" else "_vnni"
+    assert find_device("host").reduce_range == ("_vnni" not in flags)
+    assert not any(find_device(name).reduce_range for name in ("pi4", "pi5"))
 
 
 def test_a_profile_without_an_address_has_no_link():
