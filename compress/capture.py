@@ -6,6 +6,7 @@ BatchNorm ∘ Conv -> Conv:   W' = W·γ/√(σ² + ε),   b' = (b − μ)·γ/�
 import operator
 from collections.abc import Iterator
 from itertools import chain, count
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -20,12 +21,34 @@ CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, a
 def capture(model: Model) -> fx.GraphModule:
     """The model's graph in evaluation mode, free axes kept; the model itself is not changed.
 
-    Raises UnsupportedError where torch.export cannot trace it.
+    In the graph no value changes after it was computed, except through a node that takes its place: what is inserted
+    behind a value holds for all its readers. Raises UnsupportedError where torch.export cannot trace it.
     """
-    traced = trace(model).module(check_guards=False)
+    program = trace(model)
+    if any(_writes_into_view(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})  # functional, but batch normalization takes a form that is not folded
+    traced = program.module(check_guards=False)
     graph = fx.GraphModule(traced, traced.graph)  # torch.export's own class refuses eval() and train()
     fold_batch_norm(graph)
     return graph
+
+
+def _writes_into_view(node: fx.Node) -> bool:
+    """True where a node writes into memory that other nodes read under another name, as `x[:, 0] *= 2` does."""
+    written = [value for value, alias in _aliases(node) if alias.is_write]
+    return any(_is_view(value) or any(_is_view(user) for user in value.users) for value in written)
+
+
+def _is_view(node: fx.Node) -> bool:
+    return any(not alias.is_write for _, alias in _aliases(node))
+
+
+def _aliases(node: fx.Node) -> list[tuple[fx.Node, Any]]:
+    """The arguments that a node's result shares memory with, each with what the operator's schema says of that."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    pairs = zip(node.args, node.target._schema.arguments, strict=False)
+    return [(value, a.alias_info) for value, a in pairs if isinstance(value, fx.Node) and a.alias_info is not None]
 
 
 def fold_batch_norm(graph: fx.GraphModule) -> int:

@@ -17,32 +17,39 @@ def find_layers(
 ) -> dict[str, nn.Module]:
     """Layers of these kinds by module name, for which a pattern of `include` fits and none of `exclude` does.
 
+    A layer that the module holds under several names comes once, under the first; a pattern may fit any of them.
     Raises UsageError for a pattern that fits no layer of the module: a misspelt name must not pass in silence.
 
     >>> list(find_layers(bert, ["linear"], include=["*.query"]))[0]
     'encoder.layer.0.attention.self.query'
     """
     types = tuple(KINDS[kind] for kind in kinds)
-    layers = {name: layer for name, layer in module.named_modules() if type(layer) in types}
+    names: dict[nn.Module, list[str]] = {}
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if type(layer) in types:
+            names.setdefault(layer, []).append(name)
     for pattern in (*(p for p in include if p != "*"), *exclude):
-        if layers and not any(fnmatchcase(name, pattern) for name in layers):
-            some = ", ".join(list(layers)[:3])
+        if names and not any(_fits(known, [pattern]) for known in names.values()):
+            some = ", ".join([known[0] for known in names.values()][:3])
             raise UsageError(f"the pattern {pattern!r} fits no {' or '.join(kinds)} layer; names look like {some}")
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
-    }
+    return {known[0]: layer for layer, known in names.items() if _fits(known, include) and not _fits(known, exclude)}
+
+
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def with_layers(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
-    """A copy of `module` with other layers at these names; the layers it was handed are not copied and not changed."""
-    spared: dict[int, object] = {}
-    for name in replacements:
-        layer = module.get_submodule(name)
-        spared[id(layer)] = layer  # deepcopy takes what is in its memo as copied already
-    result = copy.deepcopy(module, spared)
-    for name, layer in replacements.items():
-        parent, _, child = name.rpartition(".")
-        setattr(result.get_submodule(parent), child, layer)
+    """A copy of `module` with other layers at these names, and wherever else it refers to the layers that give way.
+
+    What gives way is neither copied nor changed. Where the module itself is named (""), its replacement is returned.
+    """
+    # deepcopy takes what is in its memo as copied already
+    copied: dict[int, object] = {id(module.get_submodule(name)): layer for name, layer in replacements.items()}
+    result = copy.deepcopy(module, copied)
+    for part in result.modules():  # torch's own encoders have fast paths that read weights past a layer's forward
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0
+        elif isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
     return result

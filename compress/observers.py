@@ -50,7 +50,11 @@ class MinMax:
 
 
 class Histogram(MinMax):
-    """Counts over [−limit, limit) in 2·2048 equal bins; for a value outside, the limit doubles and bins merge."""
+    """Counts over [−limit, limit) in 2·2048 equal bins.
+
+    The limit is the power of two above the largest magnitude; when it grows, bins merge in pairs. So all that is known
+    in the end is the same, however the data was cut into batches and ordered.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class Histogram(MinMax):
         self.zeros = 0
 
     def update(self, x: np.ndarray) -> None:
-        """x: floats of any shape."""
+        """x: floats of any shape; raises DataError for NaN or infinity."""
         super().update(x)
         self.zeros += x.size - int(np.count_nonzero(x))
         peak = max(abs(self.low), abs(self.high)) if x.size else 0.0
@@ -67,13 +71,13 @@ class Histogram(MinMax):
             self.counts[_BINS] += x.size
             return
         if self.limit == 0.0:
-            self.limit = peak * (1 + 1e-6)
+            self.limit = 2.0 ** np.frexp(peak)[1]
         while peak >= self.limit:
             merged = self.counts.reshape(-1, 2).sum(1)
-            self.counts = np.concatenate([np.zeros(_BINS // 2, np.int64), merged, np.zeros(_BINS // 2, np.int64)])
+            self.counts = np.pad(merged, _BINS // 2)
             self.limit *= 2
-        index = np.floor(x.ravel() * (_BINS / self.limit)).astype(np.int64) + _BINS
-        self.counts += np.bincount(np.clip(index, 0, 2 * _BINS - 1), minlength=2 * _BINS)
+        index = np.floor(np.multiply(x.ravel(), _BINS / self.limit, dtype=np.float64)).astype(np.int64) + _BINS
+        self.counts += np.bincount(index, minlength=2 * _BINS)
 
     def clip(self, low: float, high: float) -> tuple[float, float]:
         """A range that does not reach past what was seen."""
@@ -88,7 +92,7 @@ class Percentile(Histogram):
         self.share = share
 
     def range(self) -> tuple[float, float]:
-        """Exact to one bin: 1/2048 of the largest magnitude (up to twice that after the limit has doubled)."""
+        """Exact to one bin: 1/2048 of the power of two above the largest magnitude."""
         super().range()
         total = np.cumsum(self.counts)
         tail = (1 - self.share) / 2 * total[-1]
@@ -99,20 +103,21 @@ class Percentile(Histogram):
 
 
 class Entropy(Histogram):
-    """The clip [−T, T] whose 128 levels lose least information about |x|."""
+    """The clip [−T, T] whose 128 levels lose least information about |x|.
+
+    Exact zeros are not counted: they cost nothing at any T, and would drown the rest.
+    """
 
     def range(self) -> tuple[float, float]:
         """T is a whole number of bins, from 128 to 2048 of them."""
         super().range()
         magnitudes = self.counts[_BINS:] + self.counts[:_BINS][::-1]
-        magnitudes[0] = max(
-            magnitudes[0] - self.zeros, 0
-        )  # exact zeros cost nothing at any T, and would drown the rest
-        used = int(np.flatnonzero(magnitudes)[-1]) + 1
-        if used <= _LEVELS:
-            return self.clip(self.low, self.high)
+        magnitudes[0] -= self.zeros
+        if not magnitudes.any():
+            return self.low, self.high
         inside = np.cumsum(magnitudes) / magnitudes.sum()
         fewest = int(np.searchsorted(inside, 1 - _CLIPPED)) + 1
+        used = int(np.flatnonzero(magnitudes)[-1]) + 1
         candidates = range(max(_LEVELS, fewest), used + 1)
         best = min(candidates, key=lambda bins: divergence(magnitudes, bins))
         limit = best * self.limit / _BINS

@@ -46,7 +46,7 @@ class DynamicInt8:
         layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
         if not layers:
             return model
-        scales = smoothing_scales(model.module, layers, data.calibration, self.smooth) if self.smooth else {}
+        scales = smoothing_scales(model, layers, data.calibration, self.smooth) if self.smooth else {}
         bits = 7 if self.reduce_range else 8
         quantized: dict[str, nn.Module] = {}
         for name, layer in layers.items():

@@ -12,40 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..export.model import Model
+from ..export.trace import evaluating
 from ..runtime.errors import DataError
-from .data import Batch, checked
+from .calibration import calibrate
+from .data import Batch
 
 _TINY = 1e-5
 
 
 def smoothing_scales(
-    module: nn.Module, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch], alpha: float
+    model: Model, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch], alpha: float
 ) -> dict[str, Tensor]:
     """One `s` of shape (in,) for each layer, float32; layers that read the same tensor get the same object.
 
-    Raises DataError where no batch was given.
+    A channel that was 0 in all of the data keeps s = 1: nothing is known of it, and a tiny s would blow up whatever
+    comes later. Raises DataError where no batch was given, and where a layer reads a NaN or an infinity.
     """
-    peaks, groups = _input_peaks(module, layers, calibration)
+    peaks, groups = _input_peaks(model, layers, calibration)
     scales: dict[str, Tensor] = {}
     for names in groups:
         weight = torch.stack([layers[name].weight.detach().abs().amax(0) for name in names]).amax(0)
-        x = peaks[names[0]].clamp_min(_TINY)
+        x = peaks[names[0]]
+        if not torch.isfinite(x).all():
+            raise DataError(f"{names[0]} reads a NaN or an infinity during calibration; check the data and the model")
         s = (x**alpha / weight.clamp_min(_TINY) ** (1 - alpha)).clamp_min(_TINY)
-        scales.update(dict.fromkeys(names, s))
+        scales.update(dict.fromkeys(names, torch.where(x > 0, s, 1.0)))
     return scales
 
 
 def _input_peaks(
-    module: nn.Module, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch]
+    model: Model, layers: Mapping[str, nn.Linear], calibration: Iterable[Batch]
 ) -> tuple[dict[str, Tensor], list[list[str]]]:
     """max|x_j| of each layer's input over all batches, and the layers grouped by the tensor that they read."""
     peaks: dict[str, Tensor] = {}
     readers: dict[int, list[str]] = {}
     kept: list[Tensor] = []  # an id is only good while its tensor lives
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            x = inputs[0]
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = args[0] if args else named["input"]
             kept.append(x)
             readers.setdefault(id(x), []).append(name)
             peak = x.detach().abs().flatten(0, -2).amax(0)
@@ -54,19 +60,20 @@ def _input_peaks(
         return hook
 
     groups: list[list[str]] = []
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+
+    def run(inputs: Mapping[str, Tensor]) -> None:
+        model.module(**inputs)
+        groups[:] = readers.values()
+        readers.clear()
+        kept.clear()
+
+    hooks = [layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
-            for batch in calibration:
-                module(**{name: torch.from_numpy(array) for name, array in checked(batch).items()})
-                groups = list(readers.values())
-                readers.clear()
-                kept.clear()
+        with evaluating(model.module):
+            calibrate(run, model.example, calibration, "dynamic_int8 with smooth > 0")
     finally:
         for hook in hooks:
             hook.remove()
-    if not peaks:
-        raise DataError("smoothing needs calibration data and got no batch; bring --data, or set smooth = 0")
     return peaks, _disjoint(groups, layers)
 
 

@@ -6,8 +6,8 @@ Jacob et al., CVPR 2018. A value is quantized where a convolution or a linear la
 stays quantized through additions, pooling and reshapes; what is left, as softmax and layer normalization, stays float.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, fx
 from ..export import quantized  # noqa: F401 - defines the edgepress operators
 from ..export.model import Model
 from ..runtime.artifact import Step
-from ..runtime.errors import DataError, UnknownName, UsageError
+from ..runtime.errors import UnknownName, UsageError
+from .calibration import calibrate
 from .capture import CONVOLUTIONS, add_constant, aten, capture, constant, tidy
-from .data import Batch, Data, checked
+from .data import Batch, Data
 from .observers import OBSERVERS, Observer
 from .weights import per_channel
 
@@ -46,9 +47,10 @@ class StaticInt8:
     """Static int8 for convolutions and linear layers.
 
     `calibration` is one of minmax, percentile, entropy. `activation` is the integer type that the target's CPU is fast
-    at: uint8 on x86, int8 on ARM; `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI, whose 16-bit sums
-    saturate; None leaves either to the device. A convolution (not a depthwise one) that adds up fewer than
-    `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels are slower there.
+    at: uint8 on x86, int8 on ARM. `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI, whose 16-bit sums
+    saturate. None leaves either to the device; without one, it is uint8 and 8 bits. A convolution (not a depthwise one)
+    that adds up fewer than `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels
+    are slower there.
     """
 
     calibration: str = "minmax"
@@ -70,30 +72,31 @@ class StaticInt8:
         owners = _owners(graph.graph, products)
         if not owners:
             return model
-        ranges = _calibrate(graph, set(owners.values()), self.calibration, data.calibration)
-        weights = _insert(
-            graph, products, owners, ranges, _DTYPES[self.activation or "uint8"], 7 if self.reduce_range else 8
-        )
-        note = f"{weights} layers at int8, per channel; {len(set(owners.values()))} activations at {self.activation}"
-        return model.then(graph, Step("static_int8", asdict(self), note))
+        chosen = replace(self, activation=self.activation or "uint8", reduce_range=bool(self.reduce_range))
+        values = set(owners.values())
+        ranges = _calibrate(graph, values, self.calibration, model.example, data.calibration)
+        dtype, bits = _DTYPES[chosen.activation or "uint8"], 7 if chosen.reduce_range else 8
+        _insert(graph, products, owners, ranges, dtype, bits)
+        note = f"{len(products)} layers at int8, per channel; {len(values)} activations at {chosen.activation}"
+        return model.then(graph, Step("static_int8", asdict(chosen), note))
 
 
-def _products(graph: fx.GraphModule, fewest: int) -> set[fx.Node]:
-    """The convolutions and linear layers to quantize; weight[0] holds the products of one output."""
-    found = set()
+def _products(graph: fx.GraphModule, fewest: int) -> list[fx.Node]:
+    """The convolutions and linear layers to quantize, in their order; weight[0] holds the products of one output."""
+    found = []
     for node in graph.graph.nodes:
         weight = constant(graph, node.args[1]) if node.target in _PRODUCTS else None
-        if weight is not None and (weight[0].numel() >= fewest or _is_depthwise(node)):
-            found.add(node)
+        if weight is not None and (weight[0].numel() >= fewest or _is_depthwise(node, weight)):
+            found.append(node)
     return found
 
 
-def _is_depthwise(conv: fx.Node) -> bool:
-    groups = conv.args[6] if len(conv.args) > 6 else 1
-    return isinstance(groups, int) and groups > 1
+def _is_depthwise(product: fx.Node, weight: Tensor) -> bool:
+    groups = product.args[6] if len(product.args) > 6 else 1
+    return isinstance(groups, int) and groups > 1 and weight.shape[1] == 1
 
 
-def _owners(graph: fx.Graph, products: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+def _owners(graph: fx.Graph, products: Collection[fx.Node]) -> dict[fx.Node, fx.Node]:
     """The values to quantize; each with the value whose range it has (itself, or the one it was moved from)."""
     owners: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -105,7 +108,9 @@ def _owners(graph: fx.Graph, products: set[fx.Node]) -> dict[fx.Node, fx.Node]:
             if node.target in CONVOLUTIONS and not _leaves(tail):
                 owners[tail] = tail
         elif node.target in _FLOW and node not in owners and not _leaves(node):
-            sources = node.all_input_nodes
+            sources = [
+                source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), torch.SymInt)
+            ]
             if sources and all(source in owners for source in sources):
                 tail = _tail(node) if node.target in _ARITHMETIC else node
                 owners[tail] = owners[sources[0]] if node.target in _MOVES else tail
@@ -138,40 +143,30 @@ class _Watch(fx.Interpreter):
 
 
 def _calibrate(
-    graph: fx.GraphModule, values: set[fx.Node], method: str, calibration: Iterable[Batch]
+    graph: fx.GraphModule, values: set[fx.Node], method: str, inputs: Collection[str], calibration: Iterable[Batch]
 ) -> dict[fx.Node, tuple[float, float]]:
-    """Run the batches one after the other and return the range of each value."""
+    """Run the batches and return the range of each value."""
     observers = {node: OBSERVERS[method]() for node in values}
-    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
-    seen = 0
-    for batch in calibration:
-        if set(batch) != set(names):
-            raise DataError(f"a calibration batch has the inputs {sorted(batch)}; the model takes {sorted(names)}")
-        tensors = [torch.from_numpy(checked(batch)[name]) for name in names]
-        try:
-            with torch.no_grad():
-                _Watch(graph, observers).run(*tensors)
-        except (RuntimeError, IndexError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            shapes = {name: list(array.shape) for name, array in batch.items()}
-            raise DataError(f"the model does not run on a calibration batch of shape {shapes}: {reason}") from error
-        seen += 1
-    if not seen:
-        raise DataError("static_int8 needs calibration data and got no batch; bring --data or fill Data.calibration")
+    watch = _Watch(graph, observers)
+
+    def run(batch: Mapping[str, Tensor]) -> None:
+        watch.run(*(batch[name] for name in inputs))  # the graph takes its inputs in the example's order
+
+    calibrate(run, inputs, calibration, "static_int8")
     return {node: observer.range() for node, observer in observers.items()}
 
 
 def _insert(
     graph: fx.GraphModule,
-    products: set[fx.Node],
+    products: Collection[fx.Node],
     owners: dict[fx.Node, fx.Node],
     ranges: dict[fx.Node, tuple[float, float]],
     dtype: torch.dtype,
     bits: int,
-) -> int:
-    """Write the decision into the graph; returns how many weights became integers."""
+) -> None:
+    """Write the decision into the graph."""
     parameters = {node: scale_and_zero(*ranges[node], dtype) for node in ranges}
-    readers = products | set(owners)
+    readers = {*products, *owners}
     heads = {node.all_input_nodes[0] for node in owners if node.target in _FUSED}
     for node, owner in owners.items():
         scale, zero = parameters[owner]
@@ -182,28 +177,35 @@ def _insert(
             call.args = (node, add_constant(graph, scale, "scale"), add_constant(graph, zero, "zero"))
         for user in users:
             user.replace_input_with(node, call)
-    count = 0
+    by_weight: dict[Any, list[fx.Node]] = {}
     for node in products:
-        count += _quantize_constants(graph, node, bits)
+        by_weight.setdefault(node.all_input_nodes[1].target, []).append(node)
+    for nodes in by_weight.values():
+        _quantize_constants(graph, nodes, bits)
     tidy(graph)
-    return count
 
 
-def _quantize_constants(graph: fx.GraphModule, node: fx.Node, bits: int) -> bool:
-    """Weight and bias of a product as integers; the bias counts in steps of s_x·s_w, as the int32 sums do."""
-    weight = constant(graph, node.args[1])
-    if weight is None:
-        return False
-    q = per_channel(weight, bits=bits)
-    node.update_arg(1, _dequantized(graph, node, q.values, q.scale, "weight"))
-    bias = constant(graph, node.args[2]) if len(node.args) > 2 else None
-    source = node.all_input_nodes[0]  # the activation's quantize_dequantize(x, scale, zero)
-    step = constant(graph, source.args[1]) if len(source.args) > 1 else None
-    if bias is not None and step is not None:
-        limit = torch.iinfo(torch.int32).max
-        steps = torch.clamp(torch.round(bias.double() / (step.double() * q.scale.double())), -limit, limit)
-        node.update_arg(2, _dequantized(graph, node, steps.to(torch.int32), step * q.scale, "bias"))
-    return True
+def _quantize_constants(graph: fx.GraphModule, nodes: list[fx.Node], bits: int) -> None:
+    """A weight, and the biases of the products that read it, as integers.
+
+    A bias counts in steps of s_x·s_w, as the int32 sums do. Where a channel's weights are 0, or next to nothing beside
+    its bias, s_w is so large that the bias takes no more than 2^30 steps.
+    """
+    weight = constant(graph, nodes[0].args[1])
+    assert weight is not None
+    biases = [constant(graph, node.args[2]) if len(node.args) > 2 else None for node in nodes]
+    steps = [constant(graph, node.all_input_nodes[0].args[1]) for node in nodes]  # of quantize_dequantize(x, s, z)
+    least = torch.zeros(len(weight))
+    for bias, step in zip(biases, steps, strict=True):
+        if bias is not None and step is not None:
+            least = torch.maximum(least, bias.abs() / (step * 2**30))
+    q = per_channel(weight, bits=bits, least=least)
+    shared = _dequantized(graph, nodes[0], q.values, q.scale, "weight")
+    for node, bias, step in zip(nodes, biases, steps, strict=True):
+        node.update_arg(1, shared)
+        if bias is not None and step is not None:
+            counts = torch.round(bias.double() / (step.double() * q.scale.double())).to(torch.int32)
+            node.update_arg(2, _dequantized(graph, node, counts, step * q.scale, "bias"))
 
 
 def _dequantized(graph: fx.GraphModule, node: fx.Node, values: Tensor, scale: Tensor, name: str) -> fx.Node:
@@ -215,9 +217,12 @@ def _dequantized(graph: fx.GraphModule, node: fx.Node, values: Tensor, scale: Te
 
 
 def scale_and_zero(low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`s = (max − min)/255`, `z = round(qmin − min/s)`; the range is widened to hold 0, which must be exact."""
+    """`s = (max − min)/255`, `z = round(qmin − min/s)`; the range is widened to hold 0, which must be exact.
+
+    Where nothing but 0 was seen, s = 1, as ONNX DynamicQuantizeLinear has it.
+    """
     limits = torch.iinfo(dtype)
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (limits.max - limits.min), 1e-12)
+    scale = max((high - low) / (limits.max - limits.min), 1e-12) if high > low else 1.0
     zero = min(max(round(limits.min - low / scale), limits.min), limits.max)
     return torch.tensor(scale, dtype=torch.float32), torch.tensor(zero, dtype=dtype)

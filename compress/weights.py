@@ -7,9 +7,10 @@ error over a grid of clipped ranges (the aim of ACIQ, Banner et al. 2019; search
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..export.qtensor import QTensor
+from ..runtime.errors import ModelError
 
 # Shares of the full range that are tried; at 4 bits the best clip is seldom below 0.6.
 _CLIPS = tuple(1 - 0.02 * i for i in range(21))
@@ -18,12 +19,16 @@ _TINY = 1e-12
 _CHUNK = 1 << 17
 
 
-def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8) -> QTensor:
-    """Symmetric int8, one scale a channel: `s = max|W| / (2^(bits−1) − 1)`; −128 is not used."""
+def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8, least: Tensor | None = None) -> QTensor:
+    """Symmetric int8, one scale a channel: `s = max|W| / (2^(bits−1) − 1)`; −128 is not used.
+
+    `least`, of shape (channels,), is what no scale goes below. Raises ModelError for a weight that is not finite.
+    """
     limit = 2 ** (bits - 1) - 1
-    w = weight.detach().float()
-    others = [i for i in range(w.ndim) if i != axis]
-    scale = (w.abs().amax(others) / limit).clamp_min(_TINY)
+    w = _finite(weight)
+    scale = (w.abs().movedim(axis, 0).reshape(w.shape[axis], -1).amax(1) / limit).clamp_min(_TINY)
+    if least is not None:
+        scale = torch.maximum(scale, least)
     shape = [-1 if i == axis else 1 for i in range(w.ndim)]
     values = torch.clamp(torch.round(w / scale.view(shape)), -limit, limit).to(torch.int8)
     return QTensor(values, scale, None, 8, axis=axis)
@@ -35,9 +40,10 @@ def in_blocks(
     """Unsigned integers in blocks along the rows of a matrix, with MSE-optimal scales where `search` is set.
 
     Symmetric: the zero point is 2^(bits−1) and is not stored. Asymmetric: a zero point a block, rounded.
-    `half_scales` stores scales as float16; the integers are rounded against the stored scale.
+    `half_scales` stores scales as float16; the integers are rounded against the stored scale. Raises ModelError for a
+    weight that is not finite, or too large for float16 where scales are.
     """
-    w = _blocks(weight.detach().float(), block)
+    w = _blocks(_finite(weight, torch.float16 if half_scales else torch.float32), block)
     parts = [
         _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, half=half_scales)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
@@ -76,12 +82,19 @@ def _squared_error(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return _round(w, scale, zero, bits).sub_(zero).mul_(scale).sub_(w).square_().sum(-1, keepdim=True)
 
 
+def _finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight in float32; raises ModelError where `dtype` does not hold its values."""
+    w = weight.detach().float()
+    peak, largest = float(w.abs().max()), torch.finfo(dtype).max
+    if not peak <= largest:
+        shape = list(w.shape)
+        raise ModelError(f"a weight {shape} holds {peak:g}; expected at most {largest:g}, and no NaN: check its file")
+    return w
+
+
 def _blocks(w: Tensor, block: int) -> Tensor:
-    """(rows, width) -> (rows, blocks, block); the last block repeats its last value, which moves no range."""
-    missing = -w.shape[-1] % block
-    if missing:
-        w = torch.cat([w, w[..., -1:].expand(*w.shape[:-1], missing)], -1)
-    return w.unflatten(-1, (-1, block))
+    """(rows, width) -> (rows, blocks, block); the last block is filled with 0: exact, and in every range."""
+    return nn.functional.pad(w, (0, -w.shape[-1] % block)).unflatten(-1, (-1, block))
 
 
 def _scale_and_zero(

@@ -86,7 +86,10 @@ def _(ids: Tensor, values: Tensor, scale: Tensor, zero: Tensor | None, bits: int
 
 
 class _Quantized(nn.Module):
-    """A layer whose weight is a QTensor, kept in buffers so that it moves and saves like any other."""
+    """A layer whose weight is a QTensor, kept in buffers so that it moves and saves like any other.
+
+    `forward` takes `input`, as torch's own layers do: a call by name finds it.
+    """
 
     values: Tensor
     scale: Tensor
@@ -109,27 +112,27 @@ class _Quantized(nn.Module):
 class DynamicLinear(_Quantized):
     """nn.Linear with int8 weights per channel and activations quantized as they come."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in), float32 -> (..., out)."""
-        return dynamic_linear(x, self.values, self.scale, self.bias)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (..., in), float32 -> (..., out)."""
+        return dynamic_linear(input, self.values, self.scale, self.bias)
 
 
 class BlockLinear(_Quantized):
     """nn.Linear with 4 or 8 bit weights in blocks and float activations."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in), float32 -> (..., out)."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (..., in), float32 -> (..., out)."""
         assert self.block is not None
-        return block_linear(x, self.values, self.scale, self.zero, self.bias, self.bits, self.block)
+        return block_linear(input, self.values, self.scale, self.zero, self.bias, self.bits, self.block)
 
 
 class BlockEmbedding(_Quantized):
     """nn.Embedding with 4 or 8 bit rows in blocks."""
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids: (...), int64 -> (..., width), float32."""
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (...), int64 -> (..., width), float32."""
         assert self.block is not None
-        return block_embedding(ids, self.values, self.scale, self.zero, self.bits, self.block)
+        return block_embedding(input, self.values, self.scale, self.zero, self.bits, self.block)
 
 
 class Divided(nn.Module):
@@ -142,6 +145,6 @@ class Divided(nn.Module):
         self.register_buffer("inverse", 1 / scale)
         self.layer = layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in), float32."""
-        return self.layer(x * self.inverse)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (..., in), float32."""
+        return self.layer(input * self.inverse)
