@@ -6,14 +6,14 @@
 Static int8, with activations calibrated beforehand, is in static.py.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from torch import nn
 
 from ..export.model import Model
 from ..export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
 from ..runtime.artifact import Step
-from ..runtime.errors import UsageError
+from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
 from .layers import KINDS, find_layers, with_layers
 from .smooth import smoothing_scales
@@ -56,7 +56,8 @@ class DynamicInt8:
             else:
                 quantized[name] = DynamicLinear(per_channel(layer.weight, bits=bits), layer.bias)
         note = f"{len(quantized)} Linear layers at int8 ({bits} bits used), per channel"
-        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", asdict(self), note))
+        settings = asdict(replace(self, reduce_range=bool(self.reduce_range)))
+        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", settings, note))
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,16 @@ class WeightOnly:
             raise UsageError(f"weight_only: layers = {sorted(unknown)}; known kinds: {', '.join(KINDS)}")
 
     def __call__(self, model: Model, data: Data) -> Model:
-        """Needs no data. Returns the model unchanged where it has no layer of these kinds."""
+        """Needs no data. Returns the model unchanged where it has no layer of these kinds.
+
+        Raises UnsupportedError for an embedding with `max_norm`, ModelError for weights that are not finite.
+        """
         layers = find_layers(model.module, self.layers, self.include, self.exclude)
         if not layers:
             return model
+        for name, layer in layers.items():
+            if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
+                raise UnsupportedError(f"weight_only: {name} cuts its rows to max_norm as they are read; exclude it")
         quantized = {name: self._quantize(layer) for name, layer in layers.items()}
         note = f"{len(quantized)} layers at {self.bits} bits in blocks of {self.block}"
         return model.then(with_layers(model.module, quantized), Step("weight_only", asdict(self), note))
