@@ -10,6 +10,9 @@ from ..export.trace import first_line
 from ..runtime.errors import DataError
 from .data import Batch, checked
 
+# What the code of a module raises for an input that does not suit it.
+_OF_A_MODEL = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+
 
 def calibrate(
     run: Callable[[Mapping[str, Tensor]], object], inputs: Collection[str], calibration: Iterable[Batch], who: str
@@ -28,7 +31,7 @@ def calibrate(
             with torch.no_grad():
                 # a copy: torch takes no negative strides, and warns of arrays that must not be written to
                 run({name: torch.from_numpy(np.array(array)) for name, array in batch.items()})
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        except _OF_A_MODEL as error:
             shapes = {name: list(array.shape) for name, array in batch.items()}
             reason = first_line(error)
             raise DataError(f"the model does not run on a calibration batch of shape {shapes}: {reason}") from error

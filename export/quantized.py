@@ -44,7 +44,8 @@ def dynamic_linear(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None
     One scale for the whole tensor: a sample alone and the same sample in a batch differ a little.
     """
     low, high = x.amin().clamp(max=0.0), x.amax().clamp(min=0.0)
-    step = torch.where(high > low, (high - low) / 255, torch.ones_like(high))
+    step = (high - low) / 255
+    step = torch.where(step > 0, step, 1.0)
     zero = torch.round(torch.clamp(-low / step, 0, 255))
     q = torch.clamp(torch.round(x / step) + zero, 0, 255)
     # float64 holds the int32 sums exactly; torch has no integer matmul of any shape on the CPU
