@@ -1,6 +1,5 @@
 """Calibration walks every batch once, keeps none, and says what is wrong with the data."""
 
-import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 
@@ -50,7 +49,6 @@ def test_batches_may_come_from_a_generator_and_are_let_go() -> None:
             yield {"x": array}
 
     def run(_: Mapping[str, Tensor]) -> None:
-        gc.collect()
         alive.append(sum(ref() is not None for ref in made))
 
     calibrate(run, ["x"], batches(), "the pass")
@@ -90,7 +88,7 @@ def test_values_that_are_not_finite_are_refused_before_anything_runs(bad: float)
 def test_a_batch_that_the_model_does_not_run_on_is_named_with_its_shape(
     run: Callable[[Mapping[str, Tensor]], object],
 ) -> None:
-    with pytest.raises(DataError, match=r"does not run on a calibration batch of shape \{'x': \[2, 3\]\}: \w+"):
+    with pytest.raises(DataError, match=r"does not run on a calibration batch of shape \{'x': \[2, 3\]\}: .+"):
         calibrate(run, ["x"], [{"x": np.ones((2, 3), np.float32)}], "the pass")
 
 
