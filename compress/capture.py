@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..export.model import Model
-from ..export.trace import trace
+from ..export.trace import quiet, trace
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding}
@@ -26,7 +26,8 @@ def capture(model: Model) -> fx.GraphModule:
     """
     program = trace(model)
     if any(_writes_into_view(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})  # functional, but batch normalization takes a form that is not folded
+        with quiet():
+            program = program.run_decompositions({})  # functional; batch normalization takes a form that is not folded
     traced = program.module(check_guards=False)
     graph = fx.GraphModule(traced, traced.graph)  # torch.export's own class refuses eval() and train()
     fold_batch_norm(graph)

@@ -53,9 +53,9 @@ def run_file(model: Model, folder: Path, **inputs: Tensor) -> np.ndarray:
 
 
 def largest_difference(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> float:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape
-    return float(np.abs(a - b).max())
+    a, b = torch.as_tensor(a).detach().double(), torch.as_tensor(b).detach().double()
+    return float((a - b).abs().max())
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
