@@ -25,7 +25,7 @@ def trace(model: Model) -> Any:
     Raises ModelError where the module does not run on its own example, UnsupportedError where it cannot be traced or
     an axis cannot stay free.
     """
-    with _evaluating(model.module):
+    with evaluating(model.module):
         try:
             model(**model.example)
         except EdgepressError:
@@ -57,16 +57,16 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part of the module in evaluation mode, and afterwards in the mode that it was in."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then each part is in its own mode again: some train with frozen parts."""
+    modes = {part: part.training for part in module.modules()}
+    if any(modes.values()):
+        module.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for part, training in modes.items():
+            part.training = training
 
 
 def _refuse_fixed(program: Any, model: Model) -> None:
