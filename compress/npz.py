@@ -45,12 +45,9 @@ def read_npz(model: Model, path: Path) -> tuple[Model, Data]:
     else:
         _refuse_labels(model, labels, path)
         whole = {name: np.concatenate([batch[name] for batch in judged]) for name in judged[0]}
-        score = top1(_inputs(whole), whole[_LABELS], output=output, size=at_once or _BATCH)
-    return _exemplified(model, arrays, at_once), Data([_inputs(batch) for batch in learned], score=score)
-
-
-def _inputs(batch: Batch) -> Batch:
-    return {name: array for name, array in batch.items() if name != _LABELS}
+        score = top1({name: whole[name] for name in arrays}, whole[_LABELS], output=output, size=at_once or _BATCH)
+    calibration = [{name: batch[name] for name in arrays} for batch in learned]
+    return _exemplified(model, arrays, at_once), Data(calibration, score=score)
 
 
 def _at_once(model: Model) -> int | None:
