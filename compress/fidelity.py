@@ -6,23 +6,24 @@ import numpy as np
 import torch
 
 from ..export.model import Model
+from ..export.trace import first_line
 from ..runtime.errors import DataError
 from ..runtime.session import Session
 from .data import Batch, Score
 
 
 def fidelity(original: Model, samples: Sequence[Batch], output: str) -> Score:
-    """A score in comparison with the original module's `output` on the same samples (n of them in all).
+    """A score in comparison with the original module's `output` on the same batches (n samples in all).
 
     - `cosine`, `worst_cosine`: mean and smallest cosine between a sample's output and the original's.
     - `neighbour`: the share of samples whose nearest other sample, by cosine, is the original's (n >= 3).
 
-    The original is run once, now. Raises DataError where there are no samples or its output is not finite.
+    An output's first axis counts the samples; one without axes is a sample. The original is run once, now. Raises
+    DataError where there are no samples, the original does not run on one, or its output is not finite.
     """
     if not samples:
         raise DataError("fidelity needs samples to compare on and got none; bring --data")
-    runs = [original(**{name: torch.from_numpy(array) for name, array in batch.items()})[output] for batch in samples]
-    reference = _rows([run.numpy() for run in runs])
+    reference = _rows([_run(original, batch)[output] for batch in samples])
     if not np.isfinite(reference).all():
         raise DataError(f"the original model gives NaN or infinity at {output!r}; check the model and the data")
     neighbours = _nearest(reference)
@@ -38,10 +39,21 @@ def fidelity(original: Model, samples: Sequence[Batch], output: str) -> Score:
     return score
 
 
+def _run(model: Model, batch: Batch) -> dict[str, np.ndarray]:
+    try:
+        outputs = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        shapes = {name: list(array.shape) for name, array in batch.items()}
+        raise DataError(f"{model.name} does not run on samples of shape {shapes}: {first_line(error)}") from error
+    return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
 def _rows(outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """One unit vector a sample, float64."""
-    rows = np.concatenate([output.reshape(len(output), -1) for output in outputs]).astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    """One unit vector a sample, float64; NaN where an output is not finite."""
+    rows = np.concatenate([output.reshape(len(output), -1) for output in map(np.atleast_1d, outputs)])
+    with np.errstate(invalid="ignore"):
+        rows = rows.astype(np.float64)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _nearest(rows: np.ndarray) -> np.ndarray:

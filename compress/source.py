@@ -3,23 +3,23 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 
 from ..export.model import Model
+from ..export.trace import first_line
 from ..runtime.artifact import describe
 from ..runtime.errors import DataError, EdgepressError, MissingExtra, ModelError, UsageError
-from .data import Batch, Data, batches, checked, top1
-from .fidelity import fidelity
+from ..runtime.session import Session
+from .data import Data, Score
 
 # A file of these kinds is a pickle: code that runs when it is opened. Nobody's but one's own should be.
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".pt2"}
-_LABELS = "labels"
 _EXPECTED = "a task file (task.py or task.py:name), a Hugging Face folder with config.json, or an .onnx file"
 
 
@@ -44,15 +44,16 @@ def read_source(text: str, data: Path | None = None) -> Task:
     path = Path(name if colon and name.endswith(".py") else text)
     if data is not None and not data.is_file():
         raise DataError(f"there is no data file {data}; check the path")
-    if path.suffix in _PICKLES:
+    kind = path.suffix.lower()
+    if kind in _PICKLES:
         raise ModelError(f"{path} is a pickle, which is never loaded; save safetensors and load them in a task file")
     if not path.exists():
         raise ModelError(f"there is no {path}; expected {_EXPECTED}")
-    if path.suffix == ".py":
+    if kind == ".py":
         if data is not None:
             raise UsageError(f"{path} is a task file and brings its own data; leave out --data")
         return read_task(path, function if colon and path != Path(text) else "task")
-    if path.suffix == ".onnx":
+    if kind == ".onnx":
         return _read_onnx(path, data)
     if path.is_dir() and (path / "config.json").is_file():
         return _read_folder(path, data)
@@ -66,17 +67,30 @@ def read_task(path: Path, function: str = "task") -> Task:
     if not callable(maker):
         found = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise UsageError(f"{path} has no function {function!r}; it has: {', '.join(found) or 'none'}")
-    try:
+    with _blaming(path):
         task = maker()
-    except EdgepressError:
-        raise
-    except Exception as error:  # a task file is the user's code, and may raise anything
-        raise ModelError(_blame(path, error)) from error
-    if not isinstance(task, Task):
-        raise ModelError(f"{path}:{function} returned a {type(task).__name__}; expected a Task(model, data)")
+    if not isinstance(task, Task) or not isinstance(task.model, Model) or not isinstance(task.data, Data):
+        parts = f" of {type(task.model).__name__} and {type(task.data).__name__}" if isinstance(task, Task) else ""
+        raise ModelError(f"{path}:{function} returned a {type(task).__name__}{parts}; expected a Task(Model, Data)")
+    if task.data.score is not None:
+        task = replace(task, data=replace(task.data, score=_guarded(path, task.data.score)))
     if task.model.source:
         return task
     return replace(task, model=replace(task.model, source={"kind": "task", "sha256": describe(path).sha256}))
+
+
+def _guarded(path: Path, score: Score) -> Score:
+    """The task's score; what goes wrong in it is the task's fault, and told with its line."""
+
+    def guarded(session: Session) -> Mapping[str, float]:
+        with _blaming(path):
+            figures = score(session)
+        numbers = isinstance(figures, Mapping) and all(isinstance(x, int | float | np.number) for x in figures.values())
+        if not numbers or not figures:
+            raise ModelError(f"{path}: the score returned {figures!r}; expected figures by name, as {{'top1': 0.98}}")
+        return figures
+
+    return guarded
 
 
 def _import(path: Path) -> ModuleType:
@@ -90,27 +104,32 @@ def _import(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    try:
+    with _blaming(path):
         spec.loader.exec_module(module)
-    except ImportError as error:
-        hint = "; the samples' packages come with: pip install 'edgepress[samples]'" if error.name == "sklearn" else ""
-        raise ModelError(f"{_blame(path, error)}{hint}") from error
-    except EdgepressError:
-        raise
-    except Exception as error:  # a task file is the user's code, and may raise anything
-        raise ModelError(_blame(path, error)) from error
     return module
 
 
-def _blame(path: Path, error: Exception) -> str:
-    """What a task file raised, and the line of the file that it came from."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.resolve()]
-    lines += [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    where = f", line {lines[-1]}" if lines else ""
-    if isinstance(error, SyntaxError) and error.lineno:
-        where = f", line {error.lineno}"
-    reason = next(iter(str(error).strip().splitlines()), "")
-    return f"{path}{where}: {type(error).__name__}: {reason}"
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever a task file raises, for it is the user's code, is one line with the file's line that it came from."""
+    try:
+        yield
+    except EdgepressError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError):
+            frames.append((error.filename or "", error.lineno))
+        lines = [line for file, line in frames if line and Path(file).resolve() == path.resolve()]
+        where = f", line {lines[-1]}" if lines else ""
+        raise ModelError(f"{path}{where}: {type(error).__name__}: {first_line(error)}{_hint(error)}") from error
+
+
+def _hint(error: BaseException) -> str:
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    sample = "the samples' packages come with: pip install 'edgepress[samples]'"
+    return f"; {sample if error.name == 'sklearn' else 'install it, or put it beside the file'}"
 
 
 def _read_folder(folder: Path, data: Path | None) -> Task:
@@ -122,54 +141,8 @@ def _read_folder(folder: Path, data: Path | None) -> Task:
 
 
 def _read_onnx(path: Path, data: Path | None) -> Task:
+    from .npz import read_npz
     from .onnx_graph import read_onnx
 
     model = read_onnx(path)
-    if data is None:
-        return Task(model, Data())
-    arrays = _arrays(data)
-    labels = arrays.pop(_LABELS, None) if _LABELS not in model.example else None
-    samples = _samples(model, arrays, data)
-    if labels is None:
-        return Task(_exemplified(model, samples), Data(samples, score=fidelity(model, samples, model.outputs[0])))
-    if len(labels) != sum(len(next(iter(batch.values()))) for batch in samples):
-        raise DataError(f"{data} has {len(labels)} labels and another number of samples; expected one for each")
-    score = top1({name: np.concatenate([b[name] for b in samples]) for name in samples[0]}, labels,
-                 output=model.outputs[0], size=len(next(iter(samples[0].values()))))  # fmt: skip
-    return Task(_exemplified(model, samples), Data(samples, score=score))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read as .npz ({error}); save it with numpy.savez, without objects"
-        ) from error
-
-
-def _samples(model: Model, arrays: Batch, path: Path) -> list[Batch]:
-    """Batches that fit the model's inputs; one batch of all where an axis of the batch is fixed."""
-    expected = {name: (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in model.example.items()}
-    if set(arrays) != set(expected):
-        raise DataError(f"{path} holds the arrays {sorted(arrays)}; the model takes {sorted(expected)}")
-    size = 1
-    for name, (dtype, shape) in expected.items():
-        array, free = arrays[name], model.axes.get(name, {})
-        fits = array.ndim == len(shape) and all(i == 0 or i in free or n == array.shape[i] for i, n in enumerate(shape))
-        if not fits or str(array.dtype) != dtype:
-            wanted = [free.get(i, n) for i, n in enumerate(shape)]
-            raise DataError(f"{path}: {name!r} is {array.dtype}{list(array.shape)}; the model takes {dtype}{wanted}")
-        size = 16 if shape and 0 in free else (shape[0] if shape else 1)
-    found = [checked(batch) for batch in batches(arrays, size)]
-    return [batch for batch in found if size == 16 or len(next(iter(batch.values()))) == size]
-
-
-def _exemplified(model: Model, samples: list[Batch]) -> Model:
-    """The model with real samples as its example: they become the golden inputs."""
-    taken: Mapping[str, np.ndarray] = {name: array[: max(2, 1)] for name, array in samples[0].items()}
-    if any(array.shape[0] < 2 for name, array in taken.items() if 0 in model.axes.get(name, {})):
-        return model
-    fixed = {name: array if 0 in model.axes.get(name, {}) else samples[0][name] for name, array in taken.items()}
-    return replace(model, example={name: torch.from_numpy(array) for name, array in fixed.items()})
+    return Task(model, Data()) if data is None else Task(*read_npz(model, data))

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..runtime.artifact import Step
+from ..runtime.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -14,9 +16,10 @@ class Model:
     """A torch module, an example of its inputs by name, and what was done to it so far.
 
     `module(**example)` returns a tensor, or a tuple of tensors, one for each name in `outputs`. `axes` names the axes
-    that stay free in every format: `{"input_ids": {0: "batch", 1: "sequence"}}`; an example should be at least 2 long
-    on each of them. `assets` are files that the model needs to be used, by name: `tokenizer.json`, `labels.json`.
-    `source` says what it was read from (`kind`, `sha256`), `origin` is the model before the first step.
+    that stay free in every format: `{"input_ids": {0: "batch", 1: "sequence"}}`; an example is at least 2 long on each
+    of them, for torch.export takes a length of 1 for a constant. `assets` are files that the model needs to be used, by
+    name: `tokenizer.json`, `labels.json`. `source` says what it was read from (`kind`, `sha256`), `origin` is the model
+    before the first step. Artifacts are named after `name`. Raises ModelError where these do not fit each other.
 
     >>> Model("net", net, {"image": torch.zeros(2, 1, 8, 8)}, ("logits",), {"image": {0: "batch"}})
     """
@@ -31,6 +34,24 @@ class Model:
     history: tuple[Step, ...] = ()
     origin: "Model | None" = None
 
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.assets):
+            if Path(name).name != name or name in ("", ".."):
+                raise ModelError(f"{name!r} cannot name a model or its files; expected a plain file name, as 'digits'")
+        if clash := {n for n in self.outputs if n in self.example or self.outputs.count(n) > 1}:
+            raise ModelError(f"{self.name} has the output {sorted(clash)[0]!r} twice, or as an input too; rename one")
+        for name, axes in self.axes.items():
+            if name not in self.example:
+                known = ", ".join(self.example)
+                raise ModelError(f"{self.name} has free axes of {name!r}, which is no input; its inputs are: {known}")
+            shape = tuple(self.example[name].shape)
+            for axis in axes:
+                if not 0 <= axis < len(shape) or shape[axis] < 2:
+                    raise ModelError(
+                        f"{self.name}: the example of {name!r} has the shape {list(shape)}, and its axis {axis} shall "
+                        "stay free; expected an axis that is there, and at least 2 long"
+                    )
+
     def then(self, module: nn.Module, step: Step) -> "Model":
         """The model after a step: another module, and the step added to its history."""
         return replace(self, module=module, history=(*self.history, step), origin=self.teacher)
@@ -41,8 +62,11 @@ class Model:
         return self.origin or self
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Run the module without gradients; outputs by name."""
+        """Run the module without gradients; outputs by name. Raises ModelError where it returns anything else."""
         with torch.no_grad():
             result = self.module(**inputs)
         values = result if isinstance(result, tuple | list) else (result,)
+        if len(values) != len(self.outputs) or not all(isinstance(value, Tensor) for value in values):
+            found = ", ".join(type(value).__name__ for value in values)
+            raise ModelError(f"{self.name} returns ({found}); expected a tensor for each of {list(self.outputs)}")
         return dict(zip(self.outputs, values, strict=True))

@@ -1,8 +1,6 @@
 """Write a model as ONNX: torch's dynamo exporter, our lowering of quantized layers, one file."""
 
-import logging
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import onnx_ir as ir
 import torch
 from onnxscript import values
 
-from ..runtime.errors import ModelError, UnsupportedError
+from ..runtime.errors import UnsupportedError
 from . import quantized as ops
 from .model import Model
 from .onnx_lower import DOMAIN, lower
-from .trace import first_line, trace
+from .trace import first_line, quiet, trace
 
 OPSET = 21
 MAX_BYTES = 2_000_000_000  # protobuf's limit for one message is 2 GiB
@@ -25,8 +23,8 @@ FILE = "model.onnx"
 def write(model: Model, folder: Path) -> Path:
     """Write `model.onnx` into `folder` and return its path; input and output names are the model's, axes stay free.
 
-    Raises UnsupportedError where an operator cannot be said in ONNX, an axis cannot stay free or the file would pass
-    2 GB; ModelError where the module does not run on its own example.
+    Raises UnsupportedError where the model cannot be traced or an operator not be said in ONNX, an axis cannot stay
+    free or the file would pass 2 GB; ModelError where the module does not run on its own example.
     """
     graph = _graph(model)
     lower(graph)
@@ -43,10 +41,8 @@ def write(model: Model, folder: Path) -> Path:
 def _graph(model: Model) -> ir.Model:
     """Trace the module and translate it to ONNX operators, our own (`edgepress::`) among them."""
     program = trace(model)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each optional library that it does not find
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecations inside torch; what fails is raised
+        with quiet(), torch.no_grad():
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=_translations()
             )
@@ -98,10 +94,7 @@ def _node(name: str, inputs: tuple[str, ...], attributes: tuple[str, ...]) -> An
 
 
 def _name_ports(graph: ir.Model, model: Model) -> None:
-    """Give ports and free axes the model's names; refuse an axis that tracing has fixed."""
-    if len(graph.graph.outputs) != len(model.outputs):
-        found, named = len(graph.graph.outputs), len(model.outputs)
-        raise ModelError(f"{model.name} returns {found} tensors and names {named} outputs; name each one")
+    """Give ports and free axes the model's names."""
     taken = set(model.outputs)
     for value in _all_values(graph):
         if value.name in taken:  # an inner value must not carry a port's name
@@ -111,13 +104,7 @@ def _name_ports(graph: ir.Model, model: Model) -> None:
         value.name = name
         assert value.shape is not None
         for axis, label in model.axes.get(name, {}).items():
-            dim = value.shape[axis]
-            if isinstance(dim, int):
-                raise UnsupportedError(
-                    f"axis {axis} ({label}) of input {name!r} is fixed to {dim} by the model's own code; "
-                    "leave it out of the free axes, or make the module independent of it"
-                )
-            symbols[str(dim.value)] = label
+            symbols[str(value.shape[axis])] = label
     for value, name in zip(graph.graph.outputs, model.outputs, strict=True):
         value.name = name
     for value in (*graph.graph.inputs, *graph.graph.outputs):

@@ -11,6 +11,7 @@ Specs: onnx.ai operators, opset 21; ONNX Runtime's contrib operators for the las
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 import numpy as np
 import onnx_ir as ir
@@ -36,12 +37,16 @@ class _Lowering:
         self.nodes.append(node)
         return tuple(node.outputs)
 
-    def constant(self, array: np.ndarray, name: str) -> ir.Value:
-        if name not in self.graph.initializers:
+    def constant(self, array: np.ndarray, wanted: str) -> ir.Value:
+        """An initializer of this name, or of the next free one; layers that share a weight share what it becomes."""
+        held = self.graph.initializers
+        names = chain([wanted], (f"{wanted}_{i}" for i in count(1)))
+        name = next(n for n in names if n not in held or _equal(_array(held[n]), array))
+        if name not in held:
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
             value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
             self.graph.register_initializer(value)
-        return self.graph.initializers[name]
+        return held[name]
 
 
 def lower(model: ir.Model) -> None:
@@ -65,9 +70,13 @@ def _array(value: ir.Value) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b)
+
+
+def _inputs(node: ir.Node, number: int) -> list[ir.Value | None]:
     """A node's inputs; the exporter leaves out optional ones at the end."""
-    return [*node.inputs, *[None] * (count - len(node.inputs))]
+    return [*node.inputs, *[None] * (number - len(node.inputs))]
 
 
 def _quantize_dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
@@ -130,12 +139,16 @@ def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
     assert values is not None
     assert scale is not None
     bits, block = node.attributes["bits"].as_int(), node.attributes["block"].as_int()
+    width = _array(values).shape[-1]
     table = to.constant(pack(_array(values), bits), f"{values.name}_packed")
     points = None if zero is None else to.constant(pack(_array(zero), bits), f"{zero.name}_packed")
     (y,) = to.op(
         "GatherBlockQuantized", table, ids, scale, points, domain=CONTRIB,
         gather_axis=0, quantize_axis=1, bits=bits, block_size=block,
     )  # fmt: skip
+    if bits == 4 and width % 2:  # an odd row is packed with one value more
+        first, last, axis = (to.constant(np.array([i]), f"int_{i}") for i in (0, width, -1))
+        (y,) = to.op("Slice", y, first, last, axis)
     return y if _array(scale).dtype == np.float32 else to.op("Cast", y, to=int(ir.DataType.FLOAT))[0]
 
 
@@ -171,6 +184,8 @@ def _fold_transposes(graph: ir.Graph) -> None:
         values = source.inputs[0]
         if values.const_value is None or _array(values).ndim != 2 or len(source.outputs[0].uses()) != 1:
             continue
+        if "perm" in node.attributes and tuple(node.attributes["perm"].as_ints()) != (1, 0):
+            continue
         lowering = _Lowering(graph)
         weight = lowering.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
         axis = 1 - source.attributes["axis"].as_int()
@@ -190,6 +205,8 @@ def _pool_globally(graph: ir.Graph) -> None:
         x, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
         keep = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
         if x is None or x.shape is None or len(x.shape) != 4 or axes is None or axes.const_value is None or keep:
+            continue
+        if x.dtype == ir.DataType.DOUBLE:  # ONNX Runtime pools no double
             continue
         if sorted(int(a) % 4 for a in _array(axes).ravel()) != [2, 3]:
             continue

@@ -1,4 +1,7 @@
-"""A model keeps its history, names its outputs, and is never changed in place."""
+"""A model keeps its history, names its ports, and is never changed in place."""
+
+from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +9,7 @@ from torch import nn
 
 from edgepress.export.model import Model
 from edgepress.runtime.artifact import Step
+from edgepress.runtime.errors import ModelError
 
 
 class Two(nn.Module):
@@ -23,9 +27,53 @@ def test_outputs_come_by_name_and_without_gradients():
     assert not two["sum"].requires_grad
 
 
-def test_a_module_that_returns_another_number_of_outputs_is_noticed():
-    with pytest.raises(ValueError, match="longer"):
-        Model("two", Two(), {}, ("only",), {})(x=torch.ones(1))
+class Returns(nn.Module):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((torch.ones(1), torch.ones(1)), "Tensor, Tensor"),
+        ((), ""),
+        ((None,), "NoneType"),
+        (3.0, "float"),
+        (OrderedDict(logits=torch.ones(1)), "OrderedDict"),
+    ],
+)
+def test_a_module_that_does_not_return_its_outputs_is_noticed(value: Any, said: str):
+    with pytest.raises(ModelError, match=rf"net returns \({said}\); expected a tensor for each of \['y'\]"):
+        Model("net", Returns(value), {}, ("y",), {})(x=torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", "a/"])
+def test_a_name_that_is_no_file_name_is_refused(name: str):
+    with pytest.raises(ModelError, match="plain file name"):
+        Model(name, nn.Identity(), {}, ("y",), {})
+    with pytest.raises(ModelError, match="plain file name"):
+        Model("net", nn.Identity(), {}, ("y",), {}, assets={name: b""})
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [("x", "yy"), ("x", "x"), ("ab", "ycb")])
+def test_no_two_ports_have_the_same_name(inputs: str, outputs: str):
+    with pytest.raises(ModelError, match="twice, or as an input too"):
+        Model("net", nn.Identity(), {name: torch.ones(2) for name in inputs}, tuple(outputs), {})
+
+
+def test_free_axes_of_something_that_is_no_input_are_refused():
+    with pytest.raises(ModelError, match="free axes of 'imgae', which is no input; its inputs are: image"):
+        Model("net", nn.Identity(), {"image": torch.ones(2, 3)}, ("y",), {"imgae": {0: "batch"}})
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 3), 2), ((2, 3), -1), ((1, 3), 0), ((), 0)])
+def test_a_free_axis_that_is_not_there_or_too_short_to_tell_is_refused(shape: tuple[int, ...], axis: int):
+    with pytest.raises(ModelError, match=rf"axis {axis} shall stay free.*at least 2 long"):
+        Model("net", nn.Identity(), {"x": torch.ones(shape)}, ("y",), {"x": {axis: "batch"}})
 
 
 def test_a_step_gives_a_new_model_and_leaves_the_old_one():

@@ -1,0 +1,179 @@
+"""A Hugging Face folder of a text encoder (BERT class), read with care: config.json, safetensors, tokenizer.json."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
+
+# Model types whose masks and positions were traced with free axes and compared with the original.
+ENCODERS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+# Their positions start behind the padding index, so that many fewer are left for tokens.
+_OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}
+# The ways to pool that can be read, by the names that sentence-transformers gives them.
+_POOLINGS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds.
+
+    `module` is transformers' own model, in evaluation mode and with "eager" attention. `labels` are a sequence
+    classifier's classes, and empty for an encoder, whose last hidden states are pooled: `pooling` is mean or cls, and
+    `normalize` says whether the result has length 1. `sha256` is that of the weights.
+    """
+
+    module: nn.Module
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    pooling: str
+    normalize: bool
+    sha256: str
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the folder; no pickle is loaded, and no weight is left to chance.
+
+    The tokenizer truncates to what the model has positions for, and pads to the longest text of a batch. Raises
+    ModelError where a file is missing or damaged, or where they do not belong together; UnsupportedError for another
+    kind of model.
+
+    >>> read_checkpoint(Path("all-MiniLM-L6-v2")).pooling
+    'mean'
+    """
+    config, weights = _config(folder), _weights(folder)
+    tokenizer = _tokenizer(folder, config)
+    module, labels = _module(folder, config)
+    pooling, normalize = _head(folder)
+    return Checkpoint(module, tokenizer, labels, pooling, normalize, _sha256(weights))
+
+
+def _config(folder: Path) -> Any:
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} has no {name}; expected a Hugging Face folder with it")
+    kind = _json(folder / "config.json").get("model_type")
+    if kind not in ENCODERS:
+        raise UnsupportedError(f"{folder} has the model_type {kind!r}; those that can be read: {', '.join(ENCODERS)}")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with _reading(folder / "config.json"):
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The file with the weights, or the index and the shards that it names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise ModelError(f"{folder} has no model.safetensors; pickles (.bin, .pt) are never loaded: convert them")
+    with _reading(index):
+        shards = sorted(set(_json(index)["weight_map"].values()))
+        for name in shards:
+            if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+                raise ModelError(f"{index} names the file {name!r}, which {folder} has not; copy the whole folder")
+    return [index, *(folder / name for name in shards)]
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """One digest over all files: of a single one, what `sha256sum` says."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
+
+
+def _tokenizer(folder: Path, config: Any) -> Tokenizer:
+    with _reading(folder / "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        found = f"{tokenizer.get_vocab_size()} tokens, the model's table holds {config.vocab_size}"
+        raise ModelError(f"{folder / 'tokenizer.json'} has {found}; bring the two that belong together")
+    pad = config.pad_token_id or 0
+    longest = config.max_position_embeddings - (pad + 1 if config.model_type in _OFFSET_POSITIONS else 0)
+    with _reading(folder / "sentence_bert_config.json"):
+        asked = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+        tokenizer.enable_truncation(min(longest, asked or longest))
+    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "[PAD]")
+    return tokenizer
+
+
+def _module(folder: Path, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with its weights, and the classes that it tells apart."""
+    architecture = (config.architectures or ["Model"])[0]
+    classifies = architecture.endswith("ForSequenceClassification")
+    if not classifies and not architecture.endswith(("Model", "ForMaskedLM")):
+        raise UnsupportedError(f"{folder} is a {architecture}; expected a sentence encoder or a sequence classifier")
+    kind = AutoModelForSequenceClassification if classifies else AutoModel
+    with _reading(folder):
+        module, loaded = kind.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            dtype=torch.float32, attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    _refuse_unfilled(folder, loaded)
+    return module.eval(), tuple(config.id2label.get(i, str(i)) for i in range(config.num_labels)) if classifies else ()
+
+
+def _refuse_unfilled(folder: Path, loaded: Any) -> None:
+    """transformers fills weights that are missing, or of another shape, with random numbers, and drops what is left.
+
+    An encoder's own pooler may be missing, for its states are pooled here; heads for other tasks may be left.
+    """
+    missing = {key for key in loaded["missing_keys"] if not key.startswith("pooler.")}
+    misshapen = {key for key, *_ in loaded["mismatched_keys"]}
+    left = {key for key in loaded["unexpected_keys"] if ".layer." in key}
+    for keys, problem in ((missing, "are missing"), (misshapen, "have another shape"), (left, "would be left out")):
+        if keys:
+            found = f"{folder}: {len(keys)} weights {problem}, as {min(keys)!r}"
+            raise ModelError(f"{found}; bring the config.json and the weights that were saved together")
+
+
+def _head(folder: Path) -> tuple[str, bool]:
+    """Pooling and normalization, as sentence-transformers writes them down; mean pooling where it wrote nothing."""
+    with _reading(folder / "modules.json"):
+        modules = {m["type"].rpartition(".")[2]: folder / m["path"] for m in _json(folder / "modules.json", list)}
+    if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
+        raise UnsupportedError(f"{folder / 'modules.json'} has a {min(unknown)} module, which cannot be read yet")
+    path = modules.get("Pooling", folder / "1_Pooling") / "config.json"
+    settings = _json(path)
+    modes = [name.removeprefix("pooling_mode_") for name, on in settings.items() if "pooling_mode_" in name and on]
+    modes = [settings["pooling_mode"]] if "pooling_mode" in settings else modes
+    if len(modes) > 1 or not set(modes) <= set(_POOLINGS):
+        raise UnsupportedError(f"{path} pools by {', '.join(map(str, modes))}; mean and cls can be read")
+    return _POOLINGS[modes[0]] if modes else "mean", "Normalize" in modules
+
+
+def _json(path: Path, kind: type = dict) -> Any:
+    """What a JSON file holds, an object or a list; empty where there is no file."""
+    if not path.is_file():
+        return kind()
+    with _reading(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise TypeError(f"it holds a {type(found).__name__}, expected a {kind.__name__}")
+        return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes the libraries raise (tokenizers: plain Exception) is one line about `path`."""
+    try:
+        yield
+    except EdgepressError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        reason = text if " " in text else f"{type(error).__name__} {text}"
+        raise ModelError(f"{path} cannot be read: {reason}; save or copy it again") from error
