@@ -130,16 +130,15 @@ def _table(report: Report) -> "Table":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
-    table.add_column("model\n", overflow="fold", min_width=8)
+    table.add_column("model\nverdict", overflow="fold", min_width=8)
     for head in ("size\nx", "p50\np99", "speed\nquartiles", "load\ncold", "peak\nmemory", "score\npoints"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("\n", no_wrap=True)
     for row in report.rows:
         c = _cells(row, report.rows[0])
-        style = {"kept": "green", "undone": "red"}.get(c.status, "")
+        name = Text.assemble(c.name, "\n", (c.status, {"kept": "green", "undone": "red"}.get(c.status, "dim")))
         pairs = [(c.size, c.size_times), (c.p50, c.p99), (c.speed, c.spread), (c.load, c.cold), (c.memory, ""),
                  (c.score, c.points)]  # fmt: skip
-        table.add_row(Text(c.name), *("\n".join(pair) for pair in pairs), Text(c.status, style=style))
+        table.add_row(name, *("\n".join(pair) for pair in pairs))
     return table
 
 
@@ -160,8 +159,13 @@ def _cells(row: Row, base: Row) -> _Cells:
         memory=NONE if alone.peak_memory is None else show_bytes(alone.peak_memory),
         score=score,
         points=points,
-        status="baseline" if row is base else "kept" if row.kept else "undone",
+        status="baseline" if row is base else _status(row),
     )
+
+
+def _status(row: Row) -> str:
+    """What became of the step that made the row; nothing where none was judged, as for the artifacts of a user."""
+    return ("kept" if row.kept else "undone") if row.why else ""
 
 
 def _speed(row: Row, base: Row) -> tuple[str, str]:
