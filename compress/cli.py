@@ -1,5 +1,7 @@
 """The command line: parse, call one function, print. It decides nothing."""
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -90,16 +92,14 @@ def compress(
 
     limits, device = parse_budget(budget), find_device(on)
     recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
-    with _compressing():
+    with progress(quiet=as_json) as tell, _compressing():
+        tell("reading the model")
         from .pipeline import compress as run
         from .source import read_source
 
-        with progress(quiet=as_json) as tell:
-            tell("reading the model")
-            passes = find_recipe(recipe)
-            task = read_source(model, data)
-            report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force,
-                         tell=tell)  # fmt: skip
+        passes = find_recipe(recipe)
+        task = read_source(model, data)
+        report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
     _show(report, as_json)
     if not as_json:
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
@@ -118,17 +118,17 @@ def export(model: str, to: str, out: Path, data: Path | None, force: bool) -> in
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples.
     """
-    with _compressing():
+    from ..runtime.files import refuse_existing
+
+    refuse_existing(out, force=force)
+    with progress() as tell, _compressing():
+        tell("reading the model")
         from ..export.formats import export as write
-        from ..runtime.files import refuse_existing
         from .source import read_source
 
-        refuse_existing(out, force=force)
-        with progress() as tell:
-            tell("reading the model")
-            task = read_source(model, data)
-            tell(f"exporting to {to}")
-            artifact = write(task.model, to, out, force=force)
+        task = read_source(model, data)
+        tell(f"exporting to {to}")
+        artifact = write(task.model, to, out, force=force)
     click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
     return FITS
 
@@ -316,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script. Exit codes: 0 fits, 1 a budget or a check failed, 2 wrong usage or input, 130 Ctrl-C."""
     asked = _Asked()
     write_anyway()
+    atexit.register(gc.freeze)  # or the interpreter looks for two seconds what of torch could be freed, and then ends
     try:
         code = cli(arguments, standalone_mode=False, obj=asked)
     except click.ClickException as error:

@@ -1,8 +1,7 @@
 """Report: the rows beside their baseline: for the terminal, as markdown, as JSON."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ..runtime.machine import Doubt
 from ..runtime.timing import read_timing
 from .device import Device
 from .measure import Alone, Row, speed
-from .words import show_bytes, show_ms, show_points, show_times
+from .words import plain, show_bytes, show_ms, show_points, show_times
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +71,7 @@ class _Cells:
 def to_json(report: Report) -> str:
     """The report with every raw sample, names as in the code. NaN and infinities are written as strings."""
     raw = {"schema": SCHEMA, "fits": report.fits} | asdict(report)
-    return json.dumps(_plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Report:
@@ -252,17 +251,6 @@ def _row(raw: dict[str, Any]) -> Row:
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: paths and non-finite floats as strings, which `Path` and `float` read back."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)
-    return value
 
 
 def _ms(ms: float | None) -> str:
