@@ -190,14 +190,16 @@ def report(
     from ..devices.budget import misses, parse_budget
     from ..devices.device import find_device
     from ..devices.measure import measure
-    from ..devices.report import Report, save
+    from ..devices.report import Report, refuse_foreign, save
     from ..runtime.artifact import read_artifact
 
+    if out is not None:
+        refuse_foreign(out)
     limits, device = parse_budget(budget), find_device(on)
     device = device if threads is None else replace(device, threads=threads)
     opened = [read_artifact(path) for path in artifacts]
-    score = _score(task, data)
     with progress(quiet=as_json) as tell:
+        score = _score(task, data, tell)
         rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
     title = f"{rows[-1].name} on {device.name}"
     result = Report(title, device, rows, str(limits), misses(rows[-1], rows[0], limits), ships=rows[-1].name)
@@ -279,10 +281,13 @@ def doctor(as_json: bool) -> int:
     return FITS
 
 
-def _score(task: str | None, data: Path | None) -> Any:
+def _score(task: str | None, data: Path | None, tell: Callable[[str], None]) -> Any:
     if task is None:
+        if data is not None:
+            raise click.UsageError("--data goes with --task, whose score it is for; name both or none.")
         return None
     with _compressing():
+        tell("reading the task")
         from .source import read_source
 
         return read_source(task, data).data.score

@@ -94,6 +94,16 @@ def save(report: Report, folder: Path) -> None:
     write_text(folder / "report.md", to_markdown(report))
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raise UsageError where a `report.json` or `report.md` lies in the folder that `save` did not write."""
+    written, page = folder / "report.json", folder / "report.md"
+    if written.is_file() and written.read_bytes().startswith(b'{"schema": '):
+        return
+    for path in (written, page):
+        if path.exists():
+            raise UsageError(f"{path} is not a report of edgepress and would be lost; name another folder")
+
+
 def to_markdown(report: Report) -> str:
     """The report as a markdown document: a table, the verdicts and the doubts."""
     head = ["model", "size", "x", "p50", "p99", "speed", "quartiles", "load", "cold start", "peak memory", "score",
