@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runtime.arrays import read_arrays
 from ..runtime.artifact import GOLDEN
-from ..runtime.errors import DataError, MissingExtra, UsageError
+from ..runtime.errors import MissingExtra, UsageError
 from ..runtime.golden import read_golden
 from ..runtime.session import LoadedModel
 
@@ -42,26 +43,15 @@ def _encoded(model: LoadedModel, text: str) -> dict[str, np.ndarray]:
 
 
 def _from_files(model: LoadedModel, files: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of each `FILE.npz`, and that of each `NAME=FILE.npy`; a model with one input needs no name."""
     found: dict[str, np.ndarray] = {}
     for item in files:
         name, equals, file = item.rpartition("=")
-        path = Path(file)
-        if path.suffix == ".npz" and not equals:
-            found |= _load(path)
-            continue
-        if not equals:
-            if len(model.inputs) != 1:
-                raise UsageError(f"--input {item}: which input is it? expected NAME={item}")
-            name = model.inputs[0].name
-        found[name] = _load(path)[""]
+        arrays = read_arrays(Path(file))
+        if "" not in arrays and not equals:
+            found |= arrays
+        elif "" in arrays and (equals or len(model.inputs) == 1):
+            found[name or model.inputs[0].name] = arrays[""]
+        else:
+            raise UsageError(f"--input {item}: expected NAME=FILE.npy for one array, or FILE.npz for arrays by name")
     return found
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` by name, or the one of an `.npy` under the name ""."""
-    try:
-        with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected a .npy or .npz that numpy saved") from error

@@ -67,14 +67,14 @@ def recipe_table(name: str) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise UsageError(f"there is no recipe file {name}; known recipes: {', '.join(recipe_names())}")
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     elif name in recipe_names():
-        text = (resources.files(_PACKAGE) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        content = (resources.files(_PACKAGE) / "recipes" / f"{name}.toml").read_bytes()
     else:
         raise UnknownName("recipe", name, recipe_names())
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(content.decode())
+    except ValueError as error:  # TOMLDecodeError or UnicodeDecodeError
         raise InputError(f"the recipe {name} is not TOML: {error}") from error
 
 
@@ -87,15 +87,15 @@ def find_recipe(name: str) -> Recipe:
     table = recipe_table(name)
     _refuse_unknown(f"recipe {name}", table, {"description", "pass"})
     tables = table.get("pass", [])
-    if not isinstance(tables, list) or not tables:
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"recipe {name} has no passes; expected one or more [[pass]] tables with a name")
     return Recipe(Path(name).stem, str(table.get("description", "")), tuple(_read_pass(name, t) for t in tables))
 
 
 def _read_pass(recipe: str, table: Mapping[str, Any]) -> tuple[str, Pass]:
-    name = table.get("name")
+    name = str(table.get("name"))
     if name not in PASSES:
-        raise UnknownName("pass", str(name), PASSES)
+        raise UnknownName("pass", name, PASSES)
     module, attribute = PASSES[name]
     try:
         kind = getattr(importlib.import_module(f".{module}", __package__), attribute)

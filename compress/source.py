@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from ..export.model import Model
+from ..runtime.arrays import read_arrays
 from ..runtime.artifact import describe
 from ..runtime.errors import DataError, EdgepressError, MissingExtra, ModelError, UsageError
-from .data import Batch, Data, batches, checked, top1
+from ..runtime.session import Session
+from .data import Batch, Data, Score, batches, checked, top1
 from .fidelity import fidelity
 
 # A file of these kinds is a pickle: code that runs when it is opened. Nobody's but one's own should be.
@@ -74,9 +76,29 @@ def read_task(path: Path, function: str = "task") -> Task:
         raise ModelError(_blame(path, error)) from error
     if not isinstance(task, Task):
         raise ModelError(f"{path}:{function} returned a {type(task).__name__}; expected a Task(model, data)")
+    if task.data.score is not None:
+        task = replace(task, data=replace(task.data, score=_guarded(path, task.data.score)))
     if task.model.source:
         return task
     return replace(task, model=replace(task.model, source={"kind": "task", "sha256": describe(path).sha256}))
+
+
+def _guarded(path: Path, score: Score) -> Score:
+    """The task's score; what goes wrong in it is the task's fault, and told with its line."""
+
+    def guarded(session: Session) -> Mapping[str, float]:
+        try:
+            figures = score(session)
+        except EdgepressError:
+            raise
+        except Exception as error:  # a task file is the user's code, and may raise anything
+            raise ModelError(_blame(path, error)) from error
+        numbers = isinstance(figures, Mapping) and all(isinstance(x, int | float | np.number) for x in figures.values())
+        if not numbers or not figures:
+            raise ModelError(f"{path}: the score returned {figures!r}; expected figures by name, as {{'top1': 0.98}}")
+        return figures
+
+    return guarded
 
 
 def _import(path: Path) -> ModuleType:
@@ -127,7 +149,7 @@ def _read_onnx(path: Path, data: Path | None) -> Task:
     model = read_onnx(path)
     if data is None:
         return Task(model, Data())
-    arrays = _arrays(data)
+    arrays = read_arrays(data)
     labels = arrays.pop(_LABELS, None) if _LABELS not in model.example else None
     samples = _samples(model, arrays, data)
     if labels is None:
@@ -137,16 +159,6 @@ def _read_onnx(path: Path, data: Path | None) -> Task:
     score = top1({name: np.concatenate([b[name] for b in samples]) for name in samples[0]}, labels,
                  output=model.outputs[0], size=len(next(iter(samples[0].values()))))  # fmt: skip
     return Task(_exemplified(model, samples), Data(samples, score=score))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read as .npz ({error}); save it with numpy.savez, without objects"
-        ) from error
 
 
 def _samples(model: Model, arrays: Batch, path: Path) -> list[Batch]:
