@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import arrays, boolean_dtypes, floating_dtypes, inte
 from edgepress.runtime.arrays import read_arrays
 from edgepress.runtime.errors import DataError
 
-names = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=8).filter(
-    lambda n: n != "file"
-)
+letters = st.characters(codec="ascii", categories=("L", "N"))
+names = st.text(letters, min_size=1, max_size=8).filter(lambda name: name != "file")  # savez calls its target so
+dtypes = boolean_dtypes() | integer_dtypes() | floating_dtypes()
 
 
 @given(st.dictionaries(names, arrays(dtypes, (2, 3)), min_size=1, max_size=3))
