@@ -128,7 +128,16 @@ def _fit(where: str, value: Any, hint: Any) -> Any:
             return tuple(_fit(where, item, inner) for item in value)
     elif _accepts(value, hint):
         return float(value) if hint is float else value
-    raise UsageError(f"{where} = {value!r}; expected {getattr(hint, '__name__', hint)}")
+    raise UsageError(f"{where} = {value!r}; expected {_expected(hint)}")
+
+
+def _expected(hint: Any) -> str:
+    """A field's type in the words of TOML, which has no None."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_expected(part) for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return f"a list of {_expected(get_args(hint)[0])}" if get_origin(hint) is tuple else hint.__name__
 
 
 def _accepts(value: Any, hint: Any) -> bool:
