@@ -162,7 +162,7 @@ def run(
     return FITS
 
 
-@example("edgepress report out/digits-fp32 out/digits-int8 --task samples/digits/task.py")
+@example("edgepress report out/digits-fp32 out/digits-int8 --budget 'latency<1ms'")
 @cli.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_on
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     write_anyway()
     atexit.register(gc.freeze)  # or the interpreter looks for two seconds what of torch could be freed, and then ends
     try:
-        code = cli(arguments, standalone_mode=False, obj=asked)
+        code = cli(arguments, "edgepress", standalone_mode=False, obj=asked)
     except click.ClickException as error:
         say(usage(error))
         code = WRONG
