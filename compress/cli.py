@@ -1,28 +1,40 @@
 """The command line: parse, call one function, print. It decides nothing."""
 
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..runtime.errors import EdgepressError, MissingExtra
+from .terminal import Commands, fault, progress, say, usage, write_anyway
 
 if TYPE_CHECKING:
     from ..devices.report import Report
 
-FITS, MISSED, WRONG, INTERRUPTED = 0, 1, 2, 130
+# A shell gives 130 for a program that Ctrl-C ended, and 141 for one whose reader went away (`| head -1`).
+FITS, MISSED, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 _force = click.option("--force", is_flag=True, help="Replace an artifact that is there already.")
 _data = click.option("--data", type=click.Path(path_type=Path), metavar="FILE",
                      help="texts.txt (a sample a line) for a folder, batch.npz for an ONNX file.")  # fmt: skip
 _on = click.option("--on", default="host", show_default=True, metavar="DEVICE", help="See: edgepress devices.")
-_threads = click.option("--threads", type=click.IntRange(1), help="Threads of the engine; its own choice by default.")
+_threads = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine; its own choice.")
 _budget = click.option("--budget", default="", metavar="LIMITS", help='Like "size<1MB, latency<2ms, drop<1%".')
+
+
+@dataclass
+class _Asked:
+    """What stands before the command's name; `main` reads it when the command has failed."""
+
+    debug: bool = False
 
 
 def example(text: str) -> Callable[[Any], Any]:
@@ -35,15 +47,27 @@ def example(text: str) -> Callable[[Any], Any]:
     return add
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="edgepress")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> int:
     """Make a trained model small, ship it, and prove what it costs on the device."""
-    sys.excepthook = sys.__excepthook__ if debug else _unexpected
+    context.obj.debug = debug
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        return WRONG
+    return FITS
 
 
-@example('edgepress compress samples/digits/task.py --recipe int8 --budget "size<105kB, drop<0.5%" --out out')
+@example(
+    'edgepress compress samples/digits/task.py --budget "size<105kB, drop<0.5%"\n'
+    "edgepress compress minilm --recipe encoder --data texts.txt --out out"
+)
 @cli.command()
 @click.argument("model")
 @click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE", help="See: edgepress recipes.")
@@ -57,9 +81,10 @@ def cli(debug: bool) -> None:
 def compress(
     model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, force: bool, as_json: bool
 ) -> int:
-    """Make MODEL smaller, export it, measure what each step costs and gains, keep what pays.
+    """Make MODEL smaller, measure each step, keep what pays.
 
-    MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file.
+    MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file. It is exported as it is
+    and after each pass of the recipe, and each file is measured on the device beside the one before it.
     """
     from ..devices.budget import parse_budget
     from ..devices.device import find_device
@@ -67,16 +92,14 @@ def compress(
 
     limits, device = parse_budget(budget), find_device(on)
     recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
-    with _compressing():
+    with progress(quiet=as_json) as tell, _compressing():
+        tell("reading the model")
         from .pipeline import compress as run
         from .source import read_source
 
-        with _progress(quiet=as_json) as tell:
-            tell("reading the model")
-            passes = find_recipe(recipe)
-            task = read_source(model, data)
-            report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force,
-                         tell=tell)  # fmt: skip
+        passes = find_recipe(recipe)
+        task = read_source(model, data)
+        report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
     _show(report, as_json)
     if not as_json:
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
@@ -91,18 +114,21 @@ def compress(
 @_data
 @_force
 def export(model: str, to: str, out: Path, data: Path | None, force: bool) -> int:
-    """Write MODEL as it is in another format, with its manifest and golden samples."""
-    with _compressing():
+    """Write MODEL as it is in another format.
+
+    The artifact is a folder: the model's file, its manifest with the hashes, and golden samples.
+    """
+    from ..runtime.files import refuse_existing
+
+    refuse_existing(out, force=force)
+    with progress() as tell, _compressing():
+        tell("reading the model")
         from ..export.formats import export as write
-        from ..runtime.files import refuse_existing
         from .source import read_source
 
-        refuse_existing(out, force=force)
-        with _progress() as tell:
-            tell("reading the model")
-            task = read_source(model, data)
-            tell(f"exporting to {to}")
-            artifact = write(task.model, to, out, force=force)
+        task = read_source(model, data)
+        tell(f"exporting to {to}")
+        artifact = write(task.model, to, out, force=force)
     click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
     return FITS
 
@@ -120,7 +146,10 @@ def run(
     artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, threads: int | None,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Run ARTIFACT (a folder, or a bare .onnx file) once and print what it says."""
+    """Run ARTIFACT once and print what it says.
+
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx file.
+    """
     from ..runtime.session import load
     from . import show
     from .inputs import read_inputs
@@ -133,7 +162,7 @@ def run(
     return FITS
 
 
-@example("edgepress report out/digits-fp32 out/digits-int8 --task samples/digits/task.py")
+@example("edgepress report out/digits-fp32 out/digits-int8 --budget 'latency<1ms'")
 @cli.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_on
@@ -141,7 +170,9 @@ def run(
 @click.option("--task", metavar="MODEL", help="The task file (or folder, with --data) whose score judges them.")
 @_data
 @click.option("--input", "inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="The inputs to time with.")
-@click.option("--runs", default=100, show_default=True, type=click.IntRange(1), help="Timed runs, at least.")
+@click.option(
+    "--runs", default=100, show_default=True, type=click.IntRange(1), metavar="N", help="Timed runs, at least."
+)
 @_threads
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.json and report.md there.")
 @_json
@@ -149,20 +180,26 @@ def report(
     artifacts: tuple[Path, ...], on: str, budget: str, task: str | None, data: Path | None, inputs: Path | None,
     runs: int, threads: int | None, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Measure ARTIFACTS in turn, the first being the baseline: size, latency, memory, score."""
+    """Measure ARTIFACTS in turn: size, latency, memory, score.
+
+    ARTIFACTS are folders that edgepress wrote, or bare .onnx files. The first is the baseline that the others are
+    compared with; the budget is for the last.
+    """
     from dataclasses import replace
 
     from ..devices.budget import misses, parse_budget
     from ..devices.device import find_device
     from ..devices.measure import measure
-    from ..devices.report import Report, save
+    from ..devices.report import Report, refuse_foreign, save
     from ..runtime.artifact import read_artifact
 
+    if out is not None:
+        refuse_foreign(out)
     limits, device = parse_budget(budget), find_device(on)
     device = device if threads is None else replace(device, threads=threads)
     opened = [read_artifact(path) for path in artifacts]
-    score = _score(task, data)
-    with _progress(quiet=as_json) as tell:
+    with progress(quiet=as_json) as tell:
+        score = _score(task, data, tell)
         rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
     title = f"{rows[-1].name} on {device.name}"
     result = Report(title, device, rows, str(limits), misses(rows[-1], rows[0], limits), ships=rows[-1].name)
@@ -177,7 +214,7 @@ def report(
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_json
 def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
-    """Check the hashes of ARTIFACTS, and replay their golden samples on this machine."""
+    """Check the hashes of ARTIFACTS, and replay their golden samples."""
     from ..runtime.session import load
     from . import show
 
@@ -191,7 +228,10 @@ def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
 @click.argument("artifact", type=click.Path(path_type=Path))
 @_json
 def inspect(artifact: Path, as_json: bool) -> int:
-    """Say what ARTIFACT (a folder, or a bare .onnx file) is: ports, files, history, operators."""
+    """Say what ARTIFACT is: ports, files, history, operators.
+
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx file.
+    """
     from . import show
     from .facts import artifact_facts
 
@@ -217,7 +257,7 @@ def recipes(as_json: bool) -> int:
 @cli.command()
 @_json
 def devices(as_json: bool) -> int:
-    """List the devices that a model can be made for and measured on."""
+    """List the devices that a model is made for and measured on."""
     from dataclasses import asdict
 
     from ..devices.device import device_names, find_device
@@ -232,7 +272,7 @@ def devices(as_json: bool) -> int:
 @cli.command()
 @_json
 def doctor(as_json: bool) -> int:
-    """Say what is installed, what that opens, and the line that installs the rest."""
+    """Say what is installed, and the line that installs the rest."""
     from . import show
     from .doctor import examine
 
@@ -241,10 +281,13 @@ def doctor(as_json: bool) -> int:
     return FITS
 
 
-def _score(task: str | None, data: Path | None) -> Any:
+def _score(task: str | None, data: Path | None, tell: Callable[[str], None]) -> Any:
     if task is None:
+        if data is not None:
+            raise click.UsageError("--data goes with --task, whose score it is for; name both or none.")
         return None
     with _compressing():
+        tell("reading the task")
         from .source import read_source
 
         return read_source(task, data).data.score
@@ -269,48 +312,30 @@ def _compressing() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        from ..runtime.errors import MissingExtra
+
         raise MissingExtra(error.name or "torch", "compress") from error
 
 
-@contextmanager
-def _progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Say on stderr what is being done: a line that moves in a terminal, a line a step elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet)
-    if not console.is_terminal:
-        yield lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)
-        return
-    with console.status("") as status:
-        yield lambda text: status.update(text)
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script. Exit codes: 0 fits, 1 a budget or a check failed, 2 wrong usage or input, 130 Ctrl-C."""
+    asked = _Asked()
+    write_anyway()
+    atexit.register(gc.freeze)  # or the interpreter looks for two seconds what of torch could be freed, and then ends
     try:
-        sys.exit(cli(standalone_mode=False))
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _say("interrupted; what is finished is kept, the same command goes on from there")
-        sys.exit(INTERRUPTED)
+        code = cli(arguments, "edgepress", standalone_mode=False, obj=asked)
     except click.ClickException as error:
-        error.show()
-        sys.exit(WRONG)
-    except EdgepressError as error:
-        if sys.excepthook is sys.__excepthook__:
-            raise
-        _say(str(error))
-        sys.exit(WRONG)
-    except OSError as error:
-        if sys.excepthook is sys.__excepthook__:
-            raise
-        _say(f"{error.strerror or error}: {error.filename or 'while writing'}; free space or name another place")
-        sys.exit(WRONG)
-
-
-def _say(text: str) -> None:
-    click.echo(f"edgepress: {text}", err=True)
-
-
-def _unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A fault of ours: one line, without a traceback."""
-    _say(f"internal error, please report it: {kind.__name__}: {error}; edgepress --debug shows the traceback")
+        say(usage(error))
+        code = WRONG
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted; what is finished is kept, the same command goes on from there")
+        code = INTERRUPTED
+    except SystemExit:  # click's and rich's answer to a closed pipe; the commands return their code
+        code = UNREAD
+    except Exception as error:
+        if asked.debug:
+            traceback.print_exception(error)
+        else:
+            say(fault(error))
+        raise SystemExit(WRONG) from error
+    sys.exit(code)

@@ -13,18 +13,19 @@ import numpy as np
 from ..devices.budget import Budget, judge, misses
 from ..devices.device import Device
 from ..devices.measure import Row, measure
-from ..devices.report import Report, save
+from ..devices.report import Report, refuse_foreign, save
 from ..export.formats import EXPORTERS, export
 from ..export.model import Model
 from ..runtime.artifact import Artifact, check, known_format, read_artifact
-from ..runtime.errors import ArtifactError
+from ..runtime.errors import ArtifactError, UsageError
 from ..runtime.files import refuse_existing, replace_folder
 from .data import Data
 from .recipe import Pass, Recipe
 
 Tell = Callable[[str], None]
 
-# What a run has finished lies here until the run is complete; a run that was killed goes on from it.
+# What a run has finished lies in `out/.edgepress-work-NAME-RECIPE` until it is complete; one that was killed goes on
+# from there, and another model's or recipe's run may write into the same `out` meanwhile.
 WORK = ".edgepress-work"
 
 
@@ -54,14 +55,15 @@ class _Run:
 
     @property
     def work(self) -> Path:
-        return self.out / WORK
+        return self.out / f"{WORK}-{self.model.name}-{self.recipe.name}"
 
     def measure(self, *artifacts: Artifact) -> tuple[Row, ...]:
         return measure(artifacts, self.on, score=self.data.score, known=self.rows, on_progress=self.tell)
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
-        return Report(title, self.on, tuple(self.rows), str(self.budget), idle=tuple(self.idle))
+        unfinished = ("not judged yet: the run is not finished",)
+        return Report(title, self.on, tuple(self.rows), str(self.budget), unfinished, idle=tuple(self.idle))
 
 
 def compress(
@@ -115,10 +117,13 @@ def compress(
 
 def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Path, Path]:
     """Where the baseline and the result will lie; raises UsageError where one is taken and `force` is not set."""
-    found = out / f"{model.name}-fp32", out / f"{model.name}-{recipe.name}"
-    for path in found:
+    first, result = out / f"{model.name}-fp32", out / f"{model.name}-{recipe.name}"
+    if first == result:
+        raise UsageError(f"a recipe named {recipe.name} would take the place of the baseline; name its file otherwise")
+    for path in (first, result):
         refuse_existing(path, force=force)
-    return found
+    refuse_foreign(out)
+    return first, result
 
 
 def _stage(run: _Run, key: str, make: Callable[[], Model], name: str) -> _Stage:
@@ -164,12 +169,12 @@ def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:
     run.rows = [replace(row, name=row.path.name) if row.path in places.values() else row for row in rows]
     ships = next(row for row in run.rows if row.path == [*places.values()][-1])
     report = replace(run.report(), ships=ships.name, misses=misses(ships, run.rows[0], run.budget))
+    save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
     for source, place in places.items():
         replace_folder(source, place)
     stale = run.out / f"{run.model.name}-{run.recipe.name}"
     if stale not in places.values() and stale.is_dir():
         shutil.rmtree(stale)  # --force was given, and this time no pass paid
-    save(report, run.out)
     shutil.rmtree(run.work)
     return report
 

@@ -70,14 +70,14 @@ def recipe_table(name: str) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise UsageError(f"there is no recipe file {name}; known recipes: {', '.join(recipe_names())}")
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     elif name in recipe_names():
-        text = (resources.files(_PACKAGE) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        content = (resources.files(_PACKAGE) / "recipes" / f"{name}.toml").read_bytes()
     else:
         raise UnknownName("recipe", name, recipe_names())
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(content.decode())
+    except ValueError as error:  # TOMLDecodeError or UnicodeDecodeError
         raise InputError(f"the recipe {name} is not TOML: {error}") from error
 
 
@@ -90,15 +90,15 @@ def find_recipe(name: str) -> Recipe:
     table = recipe_table(name)
     _refuse_unknown(f"recipe {name}", table, {"description", "pass"})
     tables = table.get("pass", [])
-    if not isinstance(tables, list) or not tables:
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"recipe {name} has no passes; expected one or more [[pass]] tables with a name")
     return Recipe(Path(name).stem, str(table.get("description", "")), tuple(_read_pass(name, t) for t in tables))
 
 
 def _read_pass(recipe: str, table: Mapping[str, Any]) -> tuple[str, Pass]:
-    name = table.get("name")
+    name = str(table.get("name"))
     if name not in PASSES:
-        raise UnknownName("pass", str(name), PASSES)
+        raise UnknownName("pass", name, PASSES)
     module, attribute = PASSES[name]
     try:
         kind = getattr(importlib.import_module(f".{module}", __package__), attribute)
@@ -131,7 +131,16 @@ def _fit(where: str, value: Any, hint: Any) -> Any:
             return tuple(_fit(where, item, inner) for item in value)
     elif _accepts(value, hint):
         return float(value) if hint is float else value
-    raise UsageError(f"{where} = {value!r}; expected {getattr(hint, '__name__', hint)}")
+    raise UsageError(f"{where} = {value!r}; expected {_expected(hint)}")
+
+
+def _expected(hint: Any) -> str:
+    """A field's type in the words of TOML, which has no None."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_expected(part) for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return f"a list of {_expected(get_args(hint)[0])}" if get_origin(hint) is tuple else hint.__name__
 
 
 def _accepts(value: Any, hint: Any) -> bool:

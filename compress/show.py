@@ -7,26 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..devices.words import show_bytes
+from ..devices.words import plain, show_bytes
 from ..runtime.artifact import Artifact
-from ..runtime.errors import UsageError
+from ..runtime.errors import UnsupportedError, UsageError
+from ..runtime.files import new_file
 from ..runtime.golden import SelfTest
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _SHOWN = 8  # numbers of an output that a terminal shows
 _BEST = 3  # classes
 
 
 def as_json(value: Any) -> str:
-    """Indented JSON."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Indented JSON; NaN and infinities are written as strings."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def outputs_json(outputs: Mapping[str, np.ndarray]) -> str:
-    """Each output with its shape and all of its values."""
-    return as_json({name: {"shape": list(a.shape), "values": a.tolist()} for name, a in outputs.items()})
+    """Each output with its type, its shape and all of its values, in one line."""
+    found = {n: {"dtype": str(a.dtype), "shape": list(a.shape), "values": a.tolist()} for n, a in outputs.items()}
+    return json.dumps(plain(found), ensure_ascii=False, allow_nan=False)
 
 
 def outputs_text(outputs: Mapping[str, np.ndarray], artifact: Artifact) -> str:
@@ -35,39 +38,40 @@ def outputs_text(outputs: Mapping[str, np.ndarray], artifact: Artifact) -> str:
     labels = json.loads(path.read_text(encoding="utf-8")) if path else None
     lines = []
     for name, array in outputs.items():
-        if labels and array.ndim == 2 and array.shape[1] == len(labels):
-            lines += [f"{name}: {_classes(row, labels)}" for row in array]
+        if isinstance(labels, list) and array.ndim == 2 and array.shape[1] == len(labels):
+            lines += [f"{name}: {_classes(row, labels)}" for row in array.astype(np.float64)]
             continue
-        head = ", ".join(f"{value:.4g}" for value in array.ravel()[:_SHOWN].astype(float))
+        head = ", ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in array.ravel()[:_SHOWN].tolist())
         more = f", … ({array.size} in all)" if array.size > _SHOWN else ""
         lines.append(f"{name} {array.dtype}{list(array.shape)}: {head}{more}")
     return "\n".join(lines)
 
 
-def _classes(logits: np.ndarray, labels: Sequence[str]) -> str:
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
+def _classes(row: np.ndarray, labels: Sequence[str]) -> str:
+    """The best classes of a row of logits, or of shares that add up to 1 already."""
+    shares = row if row.min() >= 0 and abs(row.sum() - 1) < 1e-3 else np.exp(row - row.max())
+    shares = shares / shares.sum()
     return ", ".join(f"{labels[i]} {100 * shares[i]:.1f} %" for i in np.argsort(-shares)[:_BEST])
 
 
 def save_outputs(outputs: Mapping[str, np.ndarray], path: Path) -> None:
-    """Keep outputs as `.npz`; raises UsageError for another ending or a place that cannot be written."""
+    """Keep outputs as `.npz`; raises UsageError for another ending, UnsupportedError for strings."""
     if path.suffix != ".npz":
         raise UsageError(f"--save {path}: expected a name that ends with .npz")
-    try:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, **outputs)  # pyright: ignore[reportArgumentType] - stubs want allow_pickle first
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); name another place") from error
+    for name, array in outputs.items():
+        if array.dtype.hasobject:
+            raise UnsupportedError(f"--save {path}: the output {name!r} holds strings, which NumPy would pickle")
+    with new_file(path) as draft, draft.open("wb") as stream:
+        np.savez_compressed(stream, **outputs)  # pyright: ignore[reportArgumentType] - stubs want allow_pickle first
 
 
 def checks_text(checks: Sequence[tuple[Path, SelfTest]]) -> str:
-    """A line for each artifact: what the golden self-test saw."""
+    """Two lines for each artifact: what the golden self-test saw."""
     words = []
     for path, check in checks:
-        verdict = "computes what it did where it was made" if check.passed else "COMPUTES SOMETHING ELSE here"
+        verdict = "outputs as recorded" if check.passed else "OUTPUTS DIFFER from the recorded ones; do not ship it"
         seen = f"{check.cases} golden samples, difference {check.difference:.1e}, tolerance {check.tolerance:.1e}"
-        words.append(f"{path}: hashes as exported; {verdict} ({seen})")
+        words += [f"{path}: hashes as exported, {verdict}", f"  {seen}"]
     return "\n".join(words)
 
 
@@ -85,18 +89,25 @@ def facts(found: Mapping[str, Any]) -> None:
     """Print what `inspect` found, a line a fact."""
     table = _table()
     for name, value in found.items():
-        if name == "files":
-            value = [
-                f"{file} {show_bytes(f['bytes'])} {f['role']} sha256 {f['sha256'][:12]}…" for file, f in value.items()
-            ]
-        elif name == "history":
-            value = [f"{step['name']}: {step['note']}" for step in value] or ["as it came"]
-        elif name == "bytes":
-            value = show_bytes(value)
-        elif isinstance(value, Mapping):
-            value = [", ".join(f"{key} {item}" for key, item in value.items())]
-        table.add_row(name, "\n".join(value) if isinstance(value, list) else str(value))
+        table.add_row("size" if name == "bytes" else name, _text(_fact(name, value)))
     _print(table)
+
+
+def _fact(name: str, value: Any) -> list[str] | str:
+    """The lines of one fact."""
+    if name == "bytes":
+        return show_bytes(value)
+    if name == "files":
+        return [f"{n}  {show_bytes(f['bytes'])}  {f['role']}  sha256 {_short(f['sha256'])}" for n, f in value.items()]
+    if name == "history":
+        return [f"{step['name']}: {step['note']}" for step in value] or "as it came"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_short(item) if key == 'sha256' else item}" for key, item in value.items())
+    return value if isinstance(value, list) else str(value)
+
+
+def _short(sha256: str) -> str:
+    return f"{sha256[:12]}…"
 
 
 def recipes(tables: Mapping[str, Any]) -> None:
@@ -105,39 +116,49 @@ def recipes(tables: Mapping[str, Any]) -> None:
     for name, recipe in tables.items():
         passes = []
         for step in recipe["pass"]:
-            settings = ", ".join(f"{key}={value}" for key, value in step.items() if key != "name")
-            passes.append(f"{step['name']}({settings})")
-        table.add_row(name, recipe["description"], "\n".join(passes))
+            settings = [f"  {key} = {value}" for key, value in step.items() if key != "name"]
+            passes += [step["name"], *settings]
+        table.add_row(name, _text(recipe["description"]), _text(passes))
     _print(table)
 
 
 def devices(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the profiles."""
-    table = _table("device", "processor", "memory", "formats", "measured")
+    table = _table("device", "processor", "memory", "formats", "timed")
     for name, device in found.items():
         memory = "—" if device["ram_mb"] is None else f"{device['ram_mb'] / 1024:.0f} GiB"
-        reach = "yes" if device["link"] else "no: it has no address"
-        table.add_row(name, f"{device['cpu']}, {device['arch']}", memory, ", ".join(device["formats"]), reach)
+        reach = "yes" if device["link"] else "no address"
+        table.add_row(name, _text(f"{device['cpu']}, {device['arch']}"), memory, ", ".join(device["formats"]), reach)
     _print(table)
 
 
 def doctor(found: Mapping[str, Any]) -> None:
     """Print what is ready, and the line that installs the rest."""
-    table = _table("to", "ready", "with", "install")
+    table = _table("to", "ready", "with")
     for use, state in found["uses"].items():
-        versions = ", ".join(f"{name} {version or '—'}" for name, version in state["versions"].items())
-        table.add_row(use, "yes" if state["ready"] else "no", versions, state["install"])
-    _print(table, f"Python {found['python']} ({found['executable']}), {found['platform']}")
+        libraries = [f"{name} {version or 'missing'}" for name, version in state["versions"].items()]
+        lines = [", ".join(libraries), *([state["install"]] if state["install"] else [])]
+        table.add_row(use, "yes" if state["ready"] else "no", _text(lines))
+    _print(table, f"Python {found['python']} on {found['platform']}\n{found['executable']}")
 
 
 def _table(*heads: str) -> "Table":
+    """A table with these heads; without any it is a list of names and values."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(heads))
-    for head in heads or ("", ""):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(heads), leading=int(bool(heads)))
+    table.add_column(heads[0] if heads else "", no_wrap=True)
+    for head in heads[1:] or ("",):
         table.add_column(head, overflow="fold")
     return table
+
+
+def _text(lines: Sequence[str] | str) -> "Text":
+    """A cell as it is: rich would read `x float32[batch, 3]` as markup, and drop the brackets."""
+    from rich.text import Text
+
+    return Text(lines if isinstance(lines, str) else "\n".join(lines))
 
 
 def _print(table: "Table", title: str = "") -> None:
@@ -145,5 +166,5 @@ def _print(table: "Table", title: str = "") -> None:
 
     console = Console()
     if title:
-        console.print(title, highlight=False, markup=False)
+        console.print(title, highlight=False, markup=False, soft_wrap=True)
     console.print(table)

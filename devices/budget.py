@@ -38,13 +38,8 @@ class Budget:
     drop: float | None = None
 
     def __str__(self) -> str:
-        limits = {
-            "size": None if self.size is None else f"{_plain(Decimal(self.size) / 10**6)}MB",
-            "latency": None if self.latency is None else f"{_plain(Decimal(repr(self.latency)))}ms",
-            "memory": None if self.memory is None else f"{_plain(Decimal(self.memory) / 10**6)}MB",
-            "drop": None if self.drop is None else f"{_plain(Decimal(repr(self.drop)) * 100)}%",
-        }
-        return ", ".join(f"{name}<{limit}" for name, limit in limits.items() if limit is not None)
+        limits = {name: getattr(self, name) for name in _UNITS}
+        return ", ".join(f"{name}<{_limit_words(name, x)}" for name, x in limits.items() if x is not None)
 
 
 @dataclass(frozen=True)
@@ -139,6 +134,14 @@ def _limit(part: str) -> tuple[str, Decimal]:
     if (name != "drop" and not value) or (name in ("size", "memory") and value < 1):
         raise UsageError(f"the budget says {part!r}; expected a limit above 0")
     return name, value
+
+
+def _limit_words(name: str, limit: float) -> str:
+    """Exactly as it was asked for, in the largest unit of which it is one or more: `105kB`, `1.5ms`."""
+    exact = Decimal(repr(limit))
+    units = sorted((size, unit) for unit, size in _UNITS[name].items() if "i" not in unit)
+    size, unit = ([pair for pair in units if pair[0] <= exact] or units[:1])[-1]
+    return f"{_plain(exact / size)}{unit}"
 
 
 def _misses(row: Row, baseline: Row, budget: Budget) -> dict[str, str]:

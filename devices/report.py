@@ -1,8 +1,7 @@
 """Report: the rows beside their baseline: for the terminal, as markdown, as JSON."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ..runtime.machine import Doubt
 from ..runtime.timing import read_timing
 from .device import Device
 from .measure import Alone, Row, speed
-from .words import show_bytes, show_ms, show_points, show_times
+from .words import plain, show_bytes, show_ms, show_points, show_times
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +71,7 @@ class _Cells:
 def to_json(report: Report) -> str:
     """The report with every raw sample, names as in the code. NaN and infinities are written as strings."""
     raw = {"schema": SCHEMA, "fits": report.fits} | asdict(report)
-    return json.dumps(_plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Report:
@@ -93,6 +92,16 @@ def save(report: Report, folder: Path) -> None:
     """Write `report.json` and `report.md` into a folder; each appears whole or not at all."""
     write_text(folder / "report.json", to_json(report))
     write_text(folder / "report.md", to_markdown(report))
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise UsageError where a `report.json` or `report.md` lies in the folder that `save` did not write."""
+    written, page = folder / "report.json", folder / "report.md"
+    if written.is_file() and written.read_bytes().startswith(b'{"schema": '):
+        return
+    for path in (written, page):
+        if path.exists():
+            raise UsageError(f"{path} is not a report of edgepress and would be lost; name another folder")
 
 
 def to_markdown(report: Report) -> str:
@@ -130,16 +139,15 @@ def _table(report: Report) -> "Table":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
-    table.add_column("model\n", overflow="fold", min_width=8)
+    table.add_column("model\nverdict", overflow="fold", min_width=8)
     for head in ("size\nx", "p50\np99", "speed\nquartiles", "load\ncold", "peak\nmemory", "score\npoints"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("\n", no_wrap=True)
     for row in report.rows:
         c = _cells(row, report.rows[0])
-        style = {"kept": "green", "undone": "red"}.get(c.status, "")
+        name = Text.assemble(c.name, "\n", (c.status, {"kept": "green", "undone": "red"}.get(c.status, "dim")))
         pairs = [(c.size, c.size_times), (c.p50, c.p99), (c.speed, c.spread), (c.load, c.cold), (c.memory, ""),
                  (c.score, c.points)]  # fmt: skip
-        table.add_row(Text(c.name), *("\n".join(pair) for pair in pairs), Text(c.status, style=style))
+        table.add_row(name, *("\n".join(pair) for pair in pairs))
     return table
 
 
@@ -160,8 +168,13 @@ def _cells(row: Row, base: Row) -> _Cells:
         memory=NONE if alone.peak_memory is None else show_bytes(alone.peak_memory),
         score=score,
         points=points,
-        status="baseline" if row is base else "kept" if row.kept else "undone",
+        status="baseline" if row is base else _status(row),
     )
+
+
+def _status(row: Row) -> str:
+    """What became of the step that made the row; nothing where none was judged, as for the artifacts of a user."""
+    return ("kept" if row.kept else "undone") if row.why else ""
 
 
 def _speed(row: Row, base: Row) -> tuple[str, str]:
@@ -248,17 +261,6 @@ def _row(raw: dict[str, Any]) -> Row:
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: paths and non-finite floats as strings, which `Path` and `float` read back."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)
-    return value
 
 
 def _ms(ms: float | None) -> str:

@@ -1,6 +1,9 @@
-"""Words: figures as people read them, three digits each."""
+"""Words: figures as people read them, three digits each, and as JSON holds them."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 
 def show_bytes(count: int) -> str:
@@ -28,6 +31,17 @@ def show_times(ratio: float) -> str:
     if 0.095 <= ratio < 9.995:
         return f"{ratio:.2f}x"
     return f"{ratio:.0f}x" if ratio >= 99.95 else f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.1g}x"
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: paths and non-finite floats as strings, which `Path` and `float` read back."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return value
 
 
 def _three(number: float) -> str:

@@ -26,7 +26,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             loaded = np.load(stream, allow_pickle=False)
             return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except DAMAGE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
             f"{path} cannot be read as an .npz or .npy ({reason}); write it with numpy.savez, without objects"
         ) from error

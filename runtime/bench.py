@@ -12,7 +12,6 @@ import math
 import sys
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .arrays import read_arrays
 from .artifact import GOLDEN, Artifact, Port
 from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
 from .golden import read_golden
@@ -197,14 +197,10 @@ def _invent(port: Port) -> np.ndarray:
 
 
 def _read_inputs(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream:  # np.load leaves the file open where the archive is damaged
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"{path} holds a single array; expected an .npz with one array per input")
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz of inputs ({error}); write it with numpy.savez") from error
+    arrays = read_arrays(path)
+    if "" in arrays:
+        raise DataError(f"{path} holds a single array; expected an .npz with one array per input")
+    return arrays
 
 
 def _batch(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:

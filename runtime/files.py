@@ -51,15 +51,27 @@ def refuse_existing(path: Path, *, force: bool, marker: str = "artifact.json") -
         raise UsageError(f"{path} holds other files and no {marker}; name another place, --force would delete them")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`; a reader sees the old text or the new, never a part."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path`; what is written there becomes `path` when the block ends well, and vanishes else.
+
+    >>> with new_file(Path("report.md")) as draft:
+    ...     draft.write_text("...")
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
     draft = _beside(path, "new")
     try:
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`; a reader sees the old text or the new, never a part."""
+    with new_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def require_folder(path: Path) -> Path:

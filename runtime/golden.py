@@ -1,20 +1,15 @@
 """Golden samples: a few inputs and the outputs that the file gave where it was made, replayed where it runs."""
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .arrays import DAMAGE
 from .errors import ArtifactError, UnsupportedError
 
 Arrays = Mapping[str, np.ndarray]
-
-# What reading a damaged archive can raise, from the zip's directory down to an array's header.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile,
-           zlib.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def read_golden(path: Path) -> tuple[Case, ...]:
             for key in archive.files:
                 index, side, name = key.split("/", 2)
                 found.setdefault(int(index), {"in": {}, "out": {}})[side][name] = archive[key]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ArtifactError(f"{path} cannot be read as golden samples ({error}); export the model again") from error
     if not all(case["out"] for case in found.values()):
         raise ArtifactError(f"{path} has a golden sample without outputs; export the model again")

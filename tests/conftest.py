@@ -49,6 +49,35 @@ def task():
 """
 
 
+# The smallest task that is worth compressing: two linear layers, judged by how near their outputs stay.
+PERCEPTRON_TASK = """\
+import numpy as np
+import torch
+from torch import nn
+
+from edgepress.compress.data import Data, batches
+from edgepress.compress.source import Task
+from edgepress.export.model import Model
+
+
+def task():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 4)
+        x = torch.randn(128, 64)
+    network = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        wanted = network(x).numpy()
+
+    def score(session):
+        error = session(input=x.numpy())["y"] - wanted
+        return {"r2": 1 - float((error**2).mean() / wanted.var())}
+
+    model = Model("perceptron", network, {"input": x[:2]}, ("y",), {"input": {0: "batch"}})
+    return Task(model, Data(calibration=batches({"input": x.numpy()}), score=score))
+"""
+
+
 def import_file(path: Path, name: str) -> ModuleType:
     """Import a Python file by its path, under `name`."""
     spec = importlib.util.spec_from_file_location(name, path)
@@ -81,6 +110,14 @@ def digits_task(digits_weights: Path) -> Path:
     """A task file for the trained digits network, which a fresh process loads in no time."""
     path = digits_weights.with_name("task.py")
     path.write_text(LOADING_TASK.format(sample=str(SAMPLE), weights=str(digits_weights)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def perceptron_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task file for a model `perceptron`: `input` float32[batch, 64], `y` float32[batch, 4], 201 kB; no training."""
+    path = tmp_path_factory.mktemp("perceptron") / "task.py"
+    path.write_text(PERCEPTRON_TASK, encoding="utf-8")
     return path
 
 

@@ -22,6 +22,12 @@ def test_a_budget_reads_back_what_it_writes(budget):
     assert parse_budget(str(budget)) == budget
 
 
+def test_a_budget_is_written_in_the_units_that_people_would_take():
+    text = "size<105kB, latency<1.5ms, memory<1GB, drop<0.5%"
+    assert str(parse_budget(text)) == text
+    assert str(parse_budget("size<=0.5MB, latency<2000ms, memory<1MiB")) == "size<500kB, latency<2s, memory<1.048576MB"
+
+
 @pytest.mark.parametrize(
     ("text", "budget"),
     [

@@ -99,7 +99,7 @@ def test_names_are_never_read_as_markup(report, make_row):
 def test_a_long_name_is_folded_and_not_cut(report, make_row):
     name = "sentence-transformers-all-minilm-l6-v2-int8"
     text = printed(replace(report, rows=(make_row(name, 22_700_000, ms=17.6),)), 80)
-    column = "".join(line[:20].split()[0] for line in text.splitlines() if line[:20].strip())
+    column = "".join(line.split()[0] for line in text.splitlines() if line.strip())
     assert name in column
 
 
@@ -113,7 +113,14 @@ def test_a_speed_is_shown_only_for_timings_of_one_run(report):
 def test_what_was_not_timed_is_a_dash_and_not_a_number(report, make_row):
     rows = (make_row("a", 2000, ms=None), make_row("b", 1000, ms=None))
     line = next(line for line in to_markdown(replace(report, rows=rows)).splitlines() if line.startswith("| b |"))
-    assert line == "| b | 1 kB | 0.50x | — | — | — |  | — | — | — | — |  | kept |"
+    assert line == "| b | 1 kB | 0.50x | — | — | — |  | — | — | — | — |  |  |"
+
+
+def test_a_verdict_is_shown_only_where_a_step_was_judged(report, make_row):
+    assert "kept" not in printed(replace(report, rows=(make_row("a", 2000), make_row("b", 1000))), 80)
+    firsts = [line.split()[0] for line in printed(report, 80).splitlines() if line.strip()]
+    assert firsts[firsts.index("digits-int8") + 1] == "kept"
+    assert firsts[firsts.index("digits-int4") + 1] == "undone"
 
 
 def test_why_a_step_was_undone_stands_below_the_table(report):

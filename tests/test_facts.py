@@ -1,0 +1,90 @@
+import hashlib
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from edgepress.compress.facts import artifact_facts
+from edgepress.runtime.errors import ArtifactError, EngineError
+
+
+def test_everything_in_the_manifest_is_told(artifact: Path):
+    facts = artifact_facts(artifact)
+    assert facts["path"] == str(artifact)
+    assert facts["format"] == "onnx"
+    assert facts["bytes"] == (artifact / "model.onnx").stat().st_size
+    assert facts["inputs"] == ["x float32[batch, 3]"]
+    assert facts["outputs"] == ["y float32[batch, 2]"]
+    assert facts["history"] == [{"name": "train", "settings": {"epochs": 3, "sizes": [1, 2]}, "note": "by hand"}]
+    assert facts["source"] == {"kind": "test", "sha256": "0" * 64}
+    assert facts["tools"] == {"numpy": version("numpy")}
+    assert facts["tolerance"] == 1e-5
+    assert "unknown" not in facts
+
+
+def test_each_file_is_told_with_its_size_its_role_and_its_hash(artifact: Path):
+    files = artifact_facts(artifact)["files"]
+    assert {name: file["role"] for name, file in files.items()} == {
+        "model.onnx": "model", "golden.npz": "golden", "labels.json": "asset",
+    }  # fmt: skip
+    for name, file in files.items():
+        content = (artifact / name).read_bytes()
+        assert file["bytes"] == len(content)
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_operators_are_counted(artifact: Path, make_artifact):
+    assert artifact_facts(artifact)["operators"] == {"MatMul": 1}
+    assert artifact_facts(make_artifact("deep", depth=3).path)["operators"] == {"MatMul": 4, "Relu": 3}
+
+
+def test_what_a_bare_file_cannot_tell_is_said(linear: Path):
+    facts = artifact_facts(linear)
+    assert facts["inputs"] == ["x float32[batch, 3]"]
+    assert facts["operators"] == {"MatMul": 1}
+    assert facts["files"].keys() == {"linear.onnx"}
+    assert facts["unknown"] == "history, source, golden samples: a bare file has no manifest"
+    assert not {"history", "source", "tools", "tolerance"} & facts.keys()
+
+
+def test_the_facts_are_plain_json(artifact: Path, linear: Path):
+    for path in (artifact, linear):
+        assert json.loads(json.dumps(artifact_facts(path), allow_nan=False)) == artifact_facts(path)
+
+
+def test_without_the_onnx_package_the_operators_are_unknown_and_the_rest_is_told(linear: Path):
+    script = f"""
+import json, sys
+sys.modules["onnx"] = None  # an import of it fails, as where it is not installed
+from pathlib import Path
+from edgepress.compress.facts import artifact_facts
+print(json.dumps(artifact_facts(Path({str(linear)!r}))))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    facts = json.loads(run.stdout)
+    assert facts["operators"].startswith("unknown: the onnx package is not installed")
+    assert "pip install 'edgepress[compress]'" in facts["operators"]
+    assert facts["outputs"] == ["y float32[batch, 2]"]
+
+
+def test_a_file_that_changed_since_the_export_is_refused(artifact: Path):
+    (artifact / "labels.json").write_text('["b", "a"]', encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"labels\.json was changed or damaged since the export"):
+        artifact_facts(artifact)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_bare_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match=r"cannot open .*x\.onnx"):
+        artifact_facts(tmp_path / "x.onnx")
+
+
+def test_half_a_file_is_refused(tmp_path: Path, linear: Path):
+    content = linear.read_bytes()
+    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(EngineError, match=r"cannot open .*half\.onnx"):
+        artifact_facts(tmp_path / "half.onnx")
