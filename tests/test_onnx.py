@@ -23,6 +23,8 @@ from edgepress.runtime import load
 from edgepress.runtime.artifact import Port
 from edgepress.runtime.errors import UnsupportedError
 
+from .lower_check import unpack
+
 
 @dataclass(frozen=True)
 class Written:
@@ -94,18 +96,12 @@ def test_quantized_layers_become_the_operators_that_are_fast(quantized: Written)
     }  # fmt: skip
 
 
-def unpacked(array: np.ndarray, bits: int, width: int) -> np.ndarray:
-    """Bytes to integers, the lower half of a byte first."""
-    array = np.stack([array & 15, array >> 4], -1).reshape(*array.shape[:-1], -1) if bits == 4 else array
-    return array[..., :width].astype(int)
-
-
 def blockwise(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | int, block: int) -> np.ndarray:
     """`s·(Q − z)`, element by element."""
     rows, width = q.shape
-    zeros = np.broadcast_to(zero, scale.shape)
+    zeros = np.broadcast_to(zero, scale.shape).astype(int)
     return np.array(
-        [[scale[i, j // block] * (q[i, j] - int(zeros[i, j // block])) for j in range(width)] for i in range(rows)],
+        [[scale[i, j // block] * (int(q[i, j]) - zeros[i, j // block]) for j in range(width)] for i in range(rows)],
         np.float32,
     )
 
@@ -116,7 +112,7 @@ def test_the_integers_in_the_file_dequantize_to_the_numbers_of_the_qtensor(quant
 
     (gather,) = quantized.nodes("GatherBlockQuantized")
     values, scale, zero = (constants[gather.input[i]] for i in (0, 2, 3))
-    found = blockwise(unpacked(values, 4, 33), scale.astype(np.float32), unpacked(zero, 4, 3), 16)
+    found = blockwise(unpack(values, 4, 33), scale.astype(np.float32), unpack(zero, 4, 3), 16)
     np.testing.assert_array_equal(found, module.table.weight.dequantize().numpy())
 
     for node, layer in zip(quantized.nodes("MatMulInteger"), (module.first, module.second), strict=True):
@@ -128,10 +124,10 @@ def test_the_integers_in_the_file_dequantize_to_the_numbers_of_the_qtensor(quant
         rows, width, bits = settings["N"], settings["K"], settings["bits"]
         assert settings["accuracy_level"] == 4
         assert (rows, width) == layer.values.shape
-        q = unpacked(constants[node.input[1]], bits, 16).reshape(rows, -1)[:, :width]
+        q = unpack(constants[node.input[1]], bits, 16).reshape(rows, -1)[:, :width]
         scale = constants[node.input[2]].reshape(rows, -1)
         zero = constants[node.input[3]].reshape(rows, -1) if len(node.input) > 3 and node.input[3] else 1 << (bits - 1)
-        zero = zero if isinstance(zero, int) else unpacked(zero, bits, scale.shape[1])
+        zero = zero if isinstance(zero, int) else unpack(zero, bits, scale.shape[1])
         np.testing.assert_array_equal(blockwise(q, scale, zero, 16), layer.weight.dequantize().numpy())
 
 
