@@ -80,7 +80,7 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
     example = _encode(tokenizer, lines[:2] or ["An example.", "A second, somewhat longer example of a text."])
     labels = {"labels.json": json.dumps(found.labels).encode()} if found.labels else {}
     model = Model(
-        name=folder.resolve().name,
+        name=(folder.resolve() if folder.name == ".." else folder.absolute()).name,  # a link keeps its own name
         module=module,
         example={name: torch.from_numpy(array) for name, array in example.items()},
         outputs=(output,),

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..runtime.arrays import read_arrays
 from ..runtime.artifact import GOLDEN
-from ..runtime.errors import MissingExtra, UsageError
+from ..runtime.errors import DataError, MissingExtra, UsageError
 from ..runtime.golden import read_golden
 from ..runtime.session import LoadedModel
 
@@ -37,7 +37,10 @@ def _encoded(model: LoadedModel, text: str) -> dict[str, np.ndarray]:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise MissingExtra("tokenizers", "text") from error
-    encoding = Tokenizer.from_file(str(path)).encode(text)
+    try:
+        encoding = Tokenizer.from_file(str(path)).encode(text)
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{path} is no tokenizer that can be read: {error}; export the model again") from error
     known = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
     return {port.name: np.array([known[port.name]], port.dtype) for port in model.inputs if port.name in known}
 
@@ -46,11 +49,12 @@ def _from_files(model: LoadedModel, files: Sequence[str]) -> dict[str, np.ndarra
     """The arrays of each `FILE.npz`, and that of each `NAME=FILE.npy`; a model with one input needs no name."""
     found: dict[str, np.ndarray] = {}
     for item in files:
-        name, equals, file = item.rpartition("=")
+        bare = "=" not in item or Path(item).is_file()  # a path may hold a "=" of its own
+        name, _, file = ("", "", item) if bare else item.partition("=")
         arrays = read_arrays(Path(file))
-        if "" not in arrays and not equals:
+        if "" not in arrays and not name:
             found |= arrays
-        elif "" in arrays and (equals or len(model.inputs) == 1):
+        elif "" in arrays and (name or len(model.inputs) == 1):
             found[name or model.inputs[0].name] = arrays[""]
         else:
             raise UsageError(f"--input {item}: expected NAME=FILE.npy for one array, or FILE.npz for arrays by name")

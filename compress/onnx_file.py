@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, TypeProto, ValueInfoProto, inliner, numpy_helper
 from torch import Tensor
 
+from ..export.trace import first_line
 from ..runtime.artifact import Port
 from ..runtime.errors import ModelError, UnsupportedError
 
@@ -235,8 +236,3 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
         graph = model.graph  # what it says itself then has to do
     known = (v for v in (*graph.input, *graph.value_info) if v.type.tensor_type.HasField("shape"))
     return {v.name: len(v.type.tensor_type.shape.dim) for v in known}
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

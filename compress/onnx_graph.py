@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..export.model import Model
+from ..export.trace import first_line
 from ..runtime.artifact import Port
 from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
-from .onnx_file import Graph, Node, first_line, read_graph
+from .onnx_file import Graph, Node, read_graph
 from .onnx_fold import arguments, attributes, fold, handed, join_biases
 from .onnx_layers import LAYERS, Layer
 from .onnx_names import identifiers, module_names

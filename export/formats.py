@@ -2,13 +2,14 @@
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..runtime.artifact import GOLDEN, Artifact, File, check, describe, known_format, read_artifact, write_manifest
-from ..runtime.errors import EngineError
+from ..runtime.artifact import GOLDEN, MANIFEST, Artifact, check, describe, known_format, read_artifact, write_manifest
+from ..runtime.errors import EngineError, ModelError, UnsupportedError
 from ..runtime.files import new_folder
 from ..runtime.golden import Case, difference, write_golden
 from ..runtime.session import load
@@ -37,7 +38,8 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
     """Write `model` in the format `to` as the artifact `out`, open it, run it, and keep what it gave as golden samples.
 
     Raises UnknownName for a format, UsageError where `out` exists and `force` is not set, UnsupportedError where the
-    format cannot express the model, EngineError where the written file does not open or gives no finite output.
+    format cannot express the model or it is random, ModelError where it does not run on its own example, EngineError
+    where the written file does not open or gives no finite output.
 
     >>> export(model, "onnx", Path("out/digits-fp32")).bytes
     """
@@ -45,6 +47,8 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
     with new_folder(out, force=force) as folder:
         files = [describe(write(model, folder))]
         for name, content in model.assets.items():
+            if name in (files[0].name, GOLDEN, MANIFEST):
+                raise ModelError(f"{model.name} has the asset {name!r}, a name that the artifact needs; rename it")
             (folder / name).write_bytes(content)
             files.append(describe(folder / name, "asset"))
         draft = Artifact(folder, to, tuple(files), history=model.history, tools=_versions(), source=model.source)
@@ -57,20 +61,25 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
 def _with_golden(draft: Artifact, model: Model) -> Artifact:
     """Open the file as a user would, run it on the model's example, alone and in a batch, and keep the answers."""
     session = load(draft.path)
-    whole = {name: tensor.numpy() for name, tensor in model.example.items()}
+    whole = {name: tensor.detach().numpy() for name, tensor in model.example.items()}
+    tolerance = TOLERANCE["quantized" if _is_quantized(model) else "float32"]
     cases = []
     for inputs in (_first(whole, model), whole):
-        outputs = session(**inputs)
+        outputs, again = session(**inputs), session(**inputs)
         for name, array in outputs.items():
-            if difference(array, array) != 0.0 or not np.isfinite(array.astype(np.float64)).all():
+            if not np.isfinite(array.astype(np.float64)).all():
                 raise EngineError(f"the exported file gives NaN or infinity at output {name!r} for the model's example")
+            if difference(again[name], array) > tolerance:
+                raise UnsupportedError(f"{model.name} gives other numbers at {name!r} each time; make it deterministic")
         cases.append(Case(inputs, outputs))
     write_golden(draft.path / GOLDEN, cases)
-    golden = describe(draft.path / GOLDEN, "golden")
-    return Artifact(
-        draft.path, draft.format, (*draft.files, golden), session.inputs, session.outputs, draft.history, draft.tools,
-        draft.source, TOLERANCE["quantized" if _is_quantized(model) else "float32"],
-    )  # fmt: skip
+    return replace(
+        draft,
+        files=(*draft.files, describe(draft.path / GOLDEN, "golden")),
+        inputs=session.inputs,
+        outputs=session.outputs,
+        tolerance=tolerance,
+    )
 
 
 def _first(inputs: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
@@ -92,6 +101,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-__all__ = ["EXPORTERS", "TOLERANCE", "File", "export"]

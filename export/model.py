@@ -64,7 +64,7 @@ class Model:
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the module without gradients; outputs by name. Raises ModelError where it returns anything else."""
         with torch.no_grad():
-            result = self.module(**inputs)
+            result = self.module(**{name: tensor.clone() for name, tensor in inputs.items()})  # it may write into them
         values = result if isinstance(result, tuple | list) else (result,)
         if len(values) != len(self.outputs) or not all(isinstance(value, Tensor) for value in values):
             found = ", ".join(type(value).__name__ for value in values)

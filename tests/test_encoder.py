@@ -137,12 +137,15 @@ def test_minilm_gives_the_embeddings_of_transformers_from_the_file_that_ships(mi
     assert session.selftest().passed
 
 
-def test_a_folder_is_named_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_is_named_as_its_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "my encoder (v2)"
     write_encoder(folder)
+    (folder / "inside").mkdir()
     monkeypatch.chdir(folder)
-    for path in (folder, Path(), Path(f"{folder}/"), Path("..") / folder.name):
+    for path in (folder, Path(), Path(f"{folder}/"), Path("..") / folder.name, Path("inside") / ".."):
         assert read_encoder(path, None).model.name == "my encoder (v2)"
+    (tmp_path / "minilm").symlink_to(folder, target_is_directory=True)
+    assert read_encoder(tmp_path / "minilm", None).model.name == "minilm"
 
 
 @pytest.fixture(scope="module")

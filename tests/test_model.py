@@ -76,6 +76,18 @@ def test_a_free_axis_that_is_not_there_or_too_short_to_tell_is_refused(shape: tu
         Model("net", nn.Identity(), {"x": torch.ones(shape)}, ("y",), {"x": {axis: "batch"}})
 
 
+class Writes(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.add_(1)
+
+
+def test_a_module_that_writes_into_its_input_leaves_the_callers_alone():
+    x = torch.zeros(2)
+    model = Model("net", Writes(), {"x": x}, ("y",), {})
+    assert torch.equal(model(x=x)["y"], torch.ones(2))
+    assert torch.equal(x, torch.zeros(2))
+
+
 def test_a_step_gives_a_new_model_and_leaves_the_old_one():
     before = Model("net", nn.Identity(), {}, ("y",), {}, history=(Step("train"),))
     module = nn.ReLU()
