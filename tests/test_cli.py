@@ -1,6 +1,11 @@
 import json
+import os
 import shlex
 import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,12 +13,13 @@ import numpy as np
 import pytest
 
 from edgepress.compress.cli import cli
-from edgepress.runtime.artifact import describe, read_artifact
+from edgepress.runtime.artifact import check, describe, read_artifact
 from edgepress.runtime.golden import Case, read_golden, write_golden
 
-from .commands import SMALL, Said, edgepress
+from .commands import EDGEPRESS, SMALL, Said, edgepress
 
 COMMANDS = sorted(cli.commands)
+GOES_ON = "perceptron-fp32: exported already, by a run that was interrupted"
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +234,55 @@ def desk(perceptron_task, linear, artifact, tmp_path, monkeypatch) -> Path:
     np.savez(folder / "empty.npz", x=x[:0])
     monkeypatch.chdir(folder)
     return folder
+
+
+@contextmanager
+def compressing(*arguments: object, until: str) -> Iterator[subprocess.Popen[str]]:
+    """`edgepress compress` in a process group of its own, from the line on stderr that begins with `until`."""
+    command = [str(word) for word in (EDGEPRESS, "compress", *arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith(until) for line in process.stderr)
+        yield process
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(perceptron_task, small, tmp_path):
+    out = tmp_path / "out"
+    given = (perceptron_task, "--recipe", small, "--out", out, "--budget", "latency<10s, size<1GB")
+    with compressing(*given, until="timing perceptron-fp32 in a process of its own") as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the bench too
+        said, complaint = process.communicate()
+    assert process.returncode == 130
+    assert said == ""
+    assert complaint.strip() == "edgepress: interrupted; what is finished is kept, the same command goes on from there"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nothing keeps running
+    assert [path for path in out.iterdir() if not path.name.startswith(".")] == []
+    assert not list(out.rglob("*edgepress-tmp*"))
+    again = edgepress("compress", *given)
+    assert again.code == 0
+    assert GOES_ON in again.err.splitlines()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "perceptron-fp32", "perceptron-small", "report.json", "report.md",
+    ]  # fmt: skip
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_in_the_same_artifact(perceptron_task, small, done, tmp_path):
+    (_, whole), out = done, tmp_path / "out"
+    given = (perceptron_task, "--recipe", small, "--on", "pi5", "--out", out)
+    with compressing(*given, until="exporting 1-weight_only") as process:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert [path for path in out.iterdir() if not path.name.startswith(".")] == []
+    again = edgepress("compress", *given)
+    assert again.code == 0
+    assert GOES_ON in again.err.splitlines()
+    for name in ("perceptron-fp32", "perceptron-small"):
+        assert describe(out / name / "model.onnx") == describe(whole / name / "model.onnx")
+        check(read_artifact(out / name))
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
 # Command lines that cannot be right, and the beginning of what is said about them.

@@ -3,7 +3,6 @@ import os
 import pty
 import re
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,20 +14,11 @@ import pytest
 
 from edgepress.compress.cli import cli
 from edgepress.compress.terminal import fault
-from edgepress.runtime.artifact import check, describe, read_artifact
 from edgepress.runtime.errors import DataError
 
-from .commands import EDGEPRESS, SMALL, edgepress
+from .commands import EDGEPRESS, edgepress
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
-GOES_ON = "perceptron-fp32: exported already, by a run that was interrupted"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL, encoding="utf-8")
-    return path
 
 
 def in_terminal(*arguments: object, **environment: str) -> str:
@@ -139,55 +129,6 @@ def test_an_error_of_the_system_without_a_file_is_told_too():
 
 
 @contextmanager
-def compressing(*arguments: object, until: str) -> Iterator[subprocess.Popen[str]]:
-    """`edgepress compress` in a process group of its own, from the line on stderr that begins with `until`."""
-    command = [str(word) for word in (EDGEPRESS, "compress", *arguments)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stderr is not None
-        assert any(line.startswith(until) for line in process.stderr)
-        yield process
-
-
-def test_ctrl_c_is_one_line_and_the_same_command_goes_on(perceptron_task, small, tmp_path):
-    out = tmp_path / "out"
-    given = (perceptron_task, "--recipe", small, "--out", out, "--budget", "latency<10s, size<1GB")
-    with compressing(*given, until="timing perceptron-fp32 in a process of its own") as process:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the bench too
-        said, complaint = process.communicate()
-    assert process.returncode == 130
-    assert said == ""
-    assert complaint.strip() == "edgepress: interrupted; what is finished is kept, the same command goes on from there"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nothing keeps running
-    assert [path for path in out.iterdir() if not path.name.startswith(".")] == []
-    assert not list(out.rglob("*edgepress-tmp*"))
-    again = edgepress("compress", *given)
-    assert again.code == 0
-    assert GOES_ON in again.err.splitlines()
-    assert sorted(path.name for path in out.iterdir()) == [
-        "perceptron-fp32", "perceptron-small", "report.json", "report.md",
-    ]  # fmt: skip
-
-
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_in_the_same_artifact(perceptron_task, small, tmp_path):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    given = (perceptron_task, "--recipe", small, "--on", "pi5")
-    with compressing(*given, "--out", killed, until="exporting 1-weight_only") as process:
-        os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert [path for path in killed.iterdir() if not path.name.startswith(".")] == []
-    again = edgepress("compress", *given, "--out", killed)
-    assert GOES_ON in again.err.splitlines()
-    assert edgepress("compress", *given, "--out", whole).code == again.code == 0
-    for name in ("perceptron-fp32", "perceptron-small"):
-        assert describe(killed / name / "model.onnx") == describe(whole / name / "model.onnx")
-        check(read_artifact(killed / name))
-    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
-
-
-@contextmanager
 def small_files(kilobytes: int) -> Iterator[None]:
     """While this lasts, no file may grow larger."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -225,14 +166,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(perceptron_task
         assert (disk / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
-def test_where_the_disk_is_full_an_artifact_that_was_to_be_replaced_stays(perceptron_task, tmp_path):
-    given = ("export", perceptron_task, "--out", tmp_path / "new")
-    assert edgepress(*given).code == 0
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+def test_where_the_disk_is_full_an_artifact_that_was_to_be_replaced_stays(perceptron_task, artifact):
+    before = {path: path.read_bytes() for path in artifact.parent.rglob("*") if path.is_file()}
     with small_files(48):
-        said = edgepress(*given, "--force")
+        said = edgepress("export", perceptron_task, "--out", artifact, "--force")
     assert said.complaint.startswith("File too large: ")
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in artifact.parent.rglob("*") if path.is_file()} == before
 
 
 def test_saved_outputs_are_whole_or_not_there(artifact, tmp_path):
