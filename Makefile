@@ -26,8 +26,8 @@ lint: $(VENV)/.dev ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.test ## measure speed and memory against other tools
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: $(VENV)/.test ## measure size, speed and memory beside other tools (minutes)
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove what make made; out/ stays, it is yours
 	rm -rf $(VENV) build edgepress.egg-info .pytest_cache .ruff_cache .hypothesis

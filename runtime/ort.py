@@ -80,7 +80,7 @@ def _runner(session: Any, failures: tuple[type[Exception], ...]) -> Callable[...
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            return dict(zip(names, session_run(names, inputs), strict=True))
+            return dict(zip(names, session_run(names, inputs)))  # noqa: B905 - one for each name; strict takes 0.3 µs
         except failures as error:
             raise EngineError(f"ONNX Runtime stopped: {_first_line(error)}") from error
 

@@ -30,6 +30,11 @@ class Engine(Protocol):
 ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start}
 
 
+# What a call checks an input against, laid out for speed: dtype, rank, and (axis, size) of each axis that is not free.
+# Rank 0 is a scalar, or a rank that the file does not state: the engine knows.
+_Fit = tuple[np.dtype, int, tuple[tuple[int, int], ...]]
+
+
 class Session(Protocol):
     """Whatever can be judged: inputs by name in, outputs by name out."""
 
@@ -42,7 +47,7 @@ class LoadedModel:
 
     artifact: Artifact
     engine: Engine
-    _ports: Mapping[str, tuple[np.dtype, tuple[int | str, ...]]]
+    _fits: Mapping[str, _Fit]
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -61,20 +66,17 @@ class LoadedModel:
         >>> model(image=np.zeros((1, 1, 32, 32), np.float32))["logits"].shape
         (1, 10)
         """
-        ports = self._ports
+        fits = self._fits
         for name, array in inputs.items():
-            port = ports.get(name)
-            if port is None or not isinstance(array, np.ndarray) or array.dtype != port[0]:
+            if name not in fits or not isinstance(array, np.ndarray):
                 raise _mismatch(self, inputs)
-            shape = port[1]
-            if not shape:  # a scalar, or a rank that the file does not state: the engine knows
-                continue
-            if array.ndim != len(shape):
+            dtype, rank, fixed = fits[name]
+            if array.dtype != dtype or (rank and array.ndim != rank):
                 raise _mismatch(self, inputs)
-            for have, want in zip(array.shape, shape, strict=True):
-                if have != want and want.__class__ is int:
+            for axis, size in fixed:
+                if array.shape[axis] != size:
                     raise _mismatch(self, inputs)
-        if len(inputs) != len(ports):
+        if len(inputs) != len(fits):
             raise _mismatch(self, inputs)
         return self.engine.run(inputs)
 
@@ -106,7 +108,12 @@ def load(
     if verify:
         check(artifact)
     engine = start(artifact.model, threads=threads, providers=providers)
-    return LoadedModel(artifact, engine, {p.name: (np.dtype(p.dtype), p.shape) for p in engine.inputs})
+    return LoadedModel(artifact, engine, {port.name: _fit(port) for port in engine.inputs})
+
+
+def _fit(port: Port) -> _Fit:
+    fixed = tuple((axis, size) for axis, size in enumerate(port.shape) if isinstance(size, int))
+    return np.dtype(port.dtype), len(port.shape), fixed
 
 
 def _mismatch(model: LoadedModel, inputs: Mapping[str, np.ndarray]) -> PortError:

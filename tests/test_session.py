@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from edgepress.runtime import load
 from edgepress.runtime.artifact import MANIFEST
@@ -56,6 +58,41 @@ def test_a_call_that_does_not_fit_says_what_does(linear: Path, inputs: dict, mes
         load(linear)(**inputs)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def two_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare file: `y = a + b`, float32, `a` [batch, 3, width, 2] and `b` a scalar."""
+    a, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, "width", 2]) for n in "ay")
+    b = helper.make_tensor_value_info("b", TensorProto.FLOAT, [])
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "add", [a, b], [y])
+    path = tmp_path_factory.mktemp("add") / "add.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 2), (4, 3, 7, 2), (0, 3, 5, 2)])
+def test_free_and_fixed_axes_stand_in_any_order(two_inputs: Path, shape: tuple[int, ...]):
+    a = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    assert np.array_equal(load(two_inputs)(b=np.array(2, np.float32), a=a)["y"], a + 2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"a": np.ones((1, 3, 1, 2), np.float32)}, "missing the input 'b'"),
+        ({"b": np.array(2, np.float32)}, "missing the input 'a'"),
+        ({"a": np.ones((1, 3, 1, 3), np.float32), "b": np.array(2, np.float32)}, "'a' is float32[1, 3, 1, 3]"),
+        ({"a": np.ones((1, 1, 3, 2), np.float32), "b": np.array(2, np.float32)}, "'a' is float32[1, 1, 3, 2]"),
+        ({"a": np.ones((1, 3, 1, 2), np.float32), "b": np.array(2, np.float64)}, "'b' is float64[]"),
+        ({"a": np.ones((1, 3, 1, 2), np.float32), "b": 2.0}, "'b' is a float, not a NumPy array"),
+        ({"a": np.ones((1, 3, 1, 2), np.float32), "c": np.array(2, np.float32)}, "there is no input 'c'"),
+    ],
+)
+def test_each_of_several_inputs_is_checked(two_inputs: Path, inputs: dict, message: str):
+    with pytest.raises(PortError) as error:
+        load(two_inputs)(**inputs)
+    assert message in str(error.value)
 
 
 def test_one_model_answers_several_threads(linear: Path):

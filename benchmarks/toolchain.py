@@ -1,0 +1,160 @@
+"""From a Hugging Face folder to a judged artifact: seconds and memory, beside the usual tools, which judge nothing.
+
+    python benchmarks/toolchain.py --peers FOLDER
+
+Ours is `edgepress compress FOLDER --recipe encoder`. The peer is `optimum-cli export onnx` and then ONNX Runtime's
+`quantize_dynamic`; it lives in an environment of its own in FOLDER, which is made when it is missing (1.5 GB).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _common import ROOT, Figure, Watch, minilm, quartiles, ratio, show, texts, times
+
+TIMES, GIGABYTE = 1.3, 1e9
+LINES = 256  # every other one calibrates, the rest judges
+SAMPLE_S = 0.05  # how often the memory of all processes is added up
+# Optimum's ONNX part allows no newer transformers.
+PEER = ("optimum-onnx[onnxruntime]==0.1.0", "optimum==2.1.0", "transformers==4.57.6", "onnx==1.23.2",
+        "onnxruntime==1.32.0", "torch==2.13.0")  # fmt: skip
+QUANTIZE = (
+    "import sys; from onnxruntime.quantization import quantize_dynamic, QuantType; "
+    "quantize_dynamic(sys.argv[1], sys.argv[2], per_channel=True, weight_type=QuantType.QInt8)"
+)
+# Nobody asks a hub about a folder on this disk.
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a program and all that it starts: seconds, the largest process's peak memory, and that of all at a time.
+
+    `largest` (bytes) is the kernel's own count; `together` adds up the resident sizes, shared pages more than once,
+    every 50 ms, and is None where there is no /proc.
+    """
+
+    seconds: float
+    largest: int
+    together: int | None
+
+    def __add__(self, after: "Cost") -> "Cost":
+        pair = (self.together, after.together)
+        together = None if None in pair else max(value for value in pair if value is not None)
+        return Cost(self.seconds + after.seconds, max(self.largest, after.largest), together)
+
+
+def main() -> None:
+    """Run both in turn, print."""
+    parser = argparse.ArgumentParser(description="Seconds and memory of a whole compression, beside the usual tools.")
+    parser.add_argument("--peers", type=Path, default=ROOT / "out" / "peers", help="where the peer lives (out/peers)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn (3)")
+    options, watch = parser.parse_args(), Watch()
+    python, trouble = peer(options.peers / "optimum")
+    ours: list[Cost] = []
+    theirs: list[Cost] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(options.rounds):
+            ours.append(edgepress(Path(folder)))
+            if python is not None:
+                theirs.append(optimum(python, Path(folder)))
+    notes = [str(watch), *([] if python else [f"The peer could not be installed: {trouble}"])]
+    show("all-MiniLM-L6-v2, from the folder to the file", figures(ours, theirs), notes)
+
+
+def figures(ours: Sequence[Cost], theirs: Sequence[Cost]) -> list[Figure]:
+    """A ratio where there is a peer, then what each took."""
+    found = []
+    if theirs:
+        seconds = [np.array([cost.seconds for cost in costs]) for costs in (ours, theirs)]
+        reached = ratio(*seconds)
+        found.append(Figure("time, ours over the peer's", times(reached),
+                            f"<= {TIMES}x", reached.median <= TIMES, f"{len(ours)} rounds in turn"))  # fmt: skip
+    found += rows("edgepress compress", ours, f"exports, times and judges; {LINES} texts", limited=True)
+    if theirs:
+        found += rows("optimum-cli + quantize_dynamic", theirs, "exports; judges nothing", limited=False)
+    return found
+
+
+def rows(name: str, costs: Sequence[Cost], how: str, *, limited: bool) -> list[Figure]:
+    largest = max(cost.largest for cost in costs)
+    known = [cost.together for cost in costs if cost.together is not None]
+    together = f"; all processes at a time: {max(known) / 1e6:.0f} MB" if known else ""
+    return [
+        Figure(name, quartiles([cost.seconds for cost in costs], "s"), how=how),
+        Figure(f"{name}, peak memory", f"{largest / 1e6:.0f} MB", "< 1000 MB" if limited else "",
+               largest < GIGABYTE if limited else None, f"the largest process{together}"),
+    ]  # fmt: skip
+
+
+def edgepress(folder: Path) -> Cost:
+    """The whole job as a user types it."""
+    lines = folder / "texts.txt"
+    lines.write_text("\n".join(line for kind in texts(LINES // 2).values() for line in kind), encoding="utf-8")
+    command = [sys.executable, "-P", "-c", "from edgepress.compress.cli import main; main()", "compress"]
+    settings = ["--recipe", "encoder", "--data", lines, "--out", folder / "ours", "--force"]
+    return run([*command, minilm(), *settings])
+
+
+def optimum(python: Path, folder: Path) -> Cost:
+    """The peer's two steps, each a process."""
+    out = folder / "theirs"
+    export = run([python.with_name("optimum-cli"), "export", "onnx", "--model", minilm(), "--task",
+                  "feature-extraction", out])  # fmt: skip
+    return export + run([python, "-c", QUANTIZE, out / "model.onnx", out / "int8.onnx"])
+
+
+def peer(folder: Path) -> tuple[Path | None, str]:
+    """The peer's Python, its environment made if need be; None and the reason where that fails."""
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        print(f"installing the peer into {folder}; this takes a few minutes", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEER]
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None, done.stderr.strip().splitlines()[-1]
+        (folder / "complete").touch()
+    return python, ""
+
+
+def run(command: Sequence[str | Path]) -> Cost:
+    """Run a program to its end and weigh it. Raises SystemExit with what it said where it fails."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        start, together = time.perf_counter(), 0
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        while True:
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            together = max(together, resident(process.pid))
+            time.sleep(SAMPLE_S)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{said.read()[-2000:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(seconds, usage.ru_maxrss * unit, together or None)
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process and its descendants hold at this moment; 0 where the system does not tell."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = {child for task in tasks for child in (task / "children").read_text(encoding="ascii").split()}
+    except OSError:  # it has ended meanwhile
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in children)
+
+
+if __name__ == "__main__":
+    main()
