@@ -313,7 +313,7 @@ WRONG = [
     ("compress syntax.py", "syntax.py, line 2: IndentationError: expected an indented block"),
     ("compress raises.py", "raises.py, line 2: ZeroDivisionError: division by zero"),
     ("compress imports.py", "imports.py, line 1: ModuleNotFoundError: No module named 'tensorflux'"),
-    ("compress returns.py", "returns.py:task returned a str; expected a Task(model, data)"),
+    ("compress returns.py", "returns.py:task returned a str; expected a Task(Model, Data)"),
     ("compress .", ". is none of what a model can be read from; expected a task file"),
     ("compress damaged.onnx", "damaged.onnx"),
     ("compress linear.onnx --data nan.npz", "calibration input 'x' holds 3 values that are NaN or infinite"),

@@ -39,7 +39,7 @@ HEAVY = {
     "transformers",
 }
 # Test files that are about no single source file, and source files without a test file of their own.
-ABOUT_MORE = {"test_house.py", "test_install.py", "test_samples.py", "test_docs.py"}
+ABOUT_MORE = {"test_house.py", "test_install.py", "test_samples.py", "test_docs.py", "test_static_data.py"}
 TESTED_IN: dict[str, str] = {}
 
 

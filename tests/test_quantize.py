@@ -95,7 +95,7 @@ def test_the_exported_file_computes_what_the_torch_reference_does(model: Model, 
 def test_settings_that_cannot_be_right_are_refused():
     for wrong in (lambda: DynamicInt8(smooth=1.5), lambda: WeightOnly(bits=3), lambda: WeightOnly(block=24),
                   lambda: WeightOnly(layers=("convolution",))):  # fmt: skip
-        with pytest.raises(UsageError, match="expected|known"):
+        with pytest.raises(UsageError, match=r"expected|known"):
             wrong()
 
 
