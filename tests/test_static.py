@@ -15,37 +15,11 @@ from edgepress.compress.capture import aten
 from edgepress.compress.data import Data
 from edgepress.compress.static import StaticInt8, scale_and_zero
 from edgepress.export.formats import export
-from edgepress.export.model import Model
 from edgepress.runtime.errors import UnknownName, UsageError
 from edgepress.runtime.session import load
 
 from .quantize_check import HOST_RANGE, chain, data_of, largest_difference, model_of, random, run, run_file, seeded
-
-QDQ, DEQUANTIZE = torch.ops.edgepress.quantize_dequantize.default, torch.ops.edgepress.dequantize.default
-DTYPES = {"uint8": torch.uint8, "int8": torch.int8}
-image = random(4, 4, 9, 9)
-
-
-def quantized(model: Model, *inputs: Tensor, step: StaticInt8 | None = None) -> Model:
-    """Calibrated on the model's own example, and on `inputs`, each a batch of `x`."""
-    return (step or StaticInt8())(model, data_of(model.example, *({"x": x} for x in inputs)))
-
-
-def nodes(model: Model, target: object) -> list[torch.fx.Node]:
-    assert isinstance(model.module, torch.fx.GraphModule)
-    return [node for node in model.module.graph.nodes if node.target is target]
-
-
-def constants(model: Model, node: torch.fx.Node) -> list[Tensor]:
-    return [getattr(model.module, str(a.target)) for a in node.all_input_nodes if a.op == "get_attr"]
-
-
-def relative_error(model: Model, after: Model, x: Tensor) -> float:
-    expected = run(model, x=x)
-    return largest_difference(run(after, x=x), expected) / float(np.abs(expected).max())
-
-
-# Scale and zero point of an activation
+from .static_check import DEQUANTIZE, DTYPES, QDQ, constants, image, nodes, quantized, relative_error
 
 
 @given(st.floats(-1e4, 1e4), st.floats(0, 1e4), st.sampled_from(list(DTYPES)))

@@ -14,11 +14,7 @@ from edgepress.export.model import Model
 from edgepress.runtime.errors import DataError, ModelError
 
 from .quantize_check import chain, data_of, model_of, random, seeded
-
-
-def quantized(model: Model, *inputs: Tensor, step: StaticInt8 | None = None) -> Model:
-    """Calibrated on the model's own example, and on `inputs`, each a batch of `x`."""
-    return (step or StaticInt8())(model, data_of(model.example, *({"x": x} for x in inputs)))
+from .static_check import QDQ, constants, image, nodes, quantized
 
 
 def small() -> Model:
