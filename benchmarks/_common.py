@@ -150,7 +150,7 @@ def _licences() -> Iterator[str]:
 
 def _readmes() -> Iterator[str]:
     for package in _packages():
-        yield str(package.metadata.get_payload())
+        yield (package.read_text("METADATA") or "").partition("\n\n")[2]
 
 
 # Kind of text -> where it is read. Packages bring their licences and what their page in a registry says.

@@ -21,7 +21,7 @@ from _common import ROOT, Figure, Watch, minilm, quartiles, ratio, show, texts, 
 
 TIMES, GIGABYTE = 1.3, 1e9
 LINES = 256  # every other one calibrates, the rest judges
-SAMPLE_S = 0.05  # how often the memory of all processes is added up
+SAMPLE_S = 0.2  # how often the memory of all processes is added up; more often would slow them down
 # Optimum's ONNX part allows no newer transformers.
 PEER = ("optimum-onnx[onnxruntime]==0.1.0", "optimum==2.1.0", "transformers==4.57.6", "onnx==1.23.2",
         "onnxruntime==1.32.0", "torch==2.13.0")  # fmt: skip
@@ -37,8 +37,8 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 class Cost:
     """Of a program and all that it starts: seconds, the largest process's peak memory, and that of all at a time.
 
-    `largest` (bytes) is the kernel's own count; `together` adds up the resident sizes, shared pages more than once,
-    every 50 ms, and is None where there is no /proc.
+    `largest` (bytes) is the kernel's own count; `together` adds up the proportional sizes (shared pages count once)
+    five times a second, and is None where there is no /proc.
     """
 
     seconds: float
@@ -86,11 +86,12 @@ def figures(ours: Sequence[Cost], theirs: Sequence[Cost]) -> list[Figure]:
 def rows(name: str, costs: Sequence[Cost], how: str, *, limited: bool) -> list[Figure]:
     largest = max(cost.largest for cost in costs)
     known = [cost.together for cost in costs if cost.together is not None]
-    together = f"; all processes at a time: {max(known) / 1e6:.0f} MB" if known else ""
+    peak = max([largest, *known])
     return [
         Figure(name, quartiles([cost.seconds for cost in costs], "s"), how=how),
-        Figure(f"{name}, peak memory", f"{largest / 1e6:.0f} MB", "< 1000 MB" if limited else "",
-               largest < GIGABYTE if limited else None, f"the largest process{together}"),
+        Figure(f"{name}, peak memory", f"{peak / 1e6:.0f} MB", "< 1000 MB" if limited else "",
+               peak < GIGABYTE if limited else None,
+               f"{'all processes at a time; ' if known else ''}the largest alone: {largest / 1e6:.0f} MB"),
     ]  # fmt: skip
 
 
@@ -148,12 +149,13 @@ def run(command: Sequence[str | Path]) -> Cost:
 def resident(pid: int) -> int:
     """Bytes that a process and its descendants hold at this moment; 0 where the system does not tell."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         children = {child for task in tasks for child in (task / "children").read_text(encoding="ascii").split()}
     except OSError:  # it has ended meanwhile
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in children)
+    own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return own + sum(resident(int(child)) for child in children)
 
 
 if __name__ == "__main__":
