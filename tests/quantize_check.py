@@ -33,8 +33,9 @@ def chain(*layers: nn.Module) -> nn.Module:
 
 
 def model_of(module: nn.Module, **example: Tensor) -> Model:
-    """In evaluation mode, with the output `y` and a free first axis of every input."""
-    return Model("net", module.eval(), example, ("y",), {name: {0: "batch"} for name in example})
+    """In evaluation mode, with the output `y` and a free first axis of every input that is 2 long or more there."""
+    free: dict[str, dict[int, str]] = {name: {0: "batch"} for name, tensor in example.items() if len(tensor) > 1}
+    return Model("net", module.eval(), example, ("y",), free)
 
 
 def data_of(*batches: Mapping[str, Tensor]) -> Data:

@@ -165,7 +165,7 @@ def test_a_second_pass_works_on_what_the_first_one_left(run, tmp_path):
     assert [row.kept for row in report.rows] == [True, True, True]
     first, second = read_artifact(tmp_path / "out" / "perceptron-both").history
     assert (first.name, second.name) == ("weight_only", "dynamic_int8")
-    assert second.note == "1 Linear layers at int8, per channel"
+    assert second.note == "1 Linear layers at int8 (8 bits used), per channel"
     assert report.rows[2].bytes < report.rows[1].bytes < report.rows[0].bytes
 
 

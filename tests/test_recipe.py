@@ -89,9 +89,9 @@ def test_what_is_left_to_the_device_is_filled_in(device, activation):
 
 def test_what_the_recipe_says_goes_before_the_device(tmp_path):
     recipe = find_recipe(written(tmp_path, '[[pass]]\nname = "static_int8"\nactivation = "uint8"\n'))
-    assert recipe.targeting(find_device("pi5")) == recipe
-    device = replace(find_device("pi5"), activation="uint8")
-    assert find_recipe("int8").targeting(device).passes[0][1] == StaticInt8(activation="uint8", reduce_range=device.reduce_range)
+    assert recipe.targeting(find_device("pi5")).passes[0][1] == StaticInt8(activation="uint8", reduce_range=False)
+    device = replace(find_device("pi5"), activation="uint8", reduce_range=True)
+    assert find_recipe("int8").targeting(device).passes[0][1] == StaticInt8(activation="uint8", reduce_range=True)
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():
@@ -112,9 +112,7 @@ def test_an_unknown_pass_is_answered_with_the_known_ones(tmp_path):
 
 def test_an_unknown_setting_is_answered_with_the_known_ones(tmp_path):
     file = written(tmp_path, '[[pass]]\nname = "dynamic_int8"\nsmoth = 0.5\n')
-    message = (
-        r"pass dynamic_int8 in recipe .*mine\.toml has the unknown setting 'smoth'; known: exclude, include, reduce_range, smooth"
-    )
+    message = r"pass dynamic_int8 in recipe .*mine\.toml has the unknown setting 'smoth'; known: exclude, include, reduce_range, smooth"
     with pytest.raises(UsageError, match=message):
         find_recipe(file)
 
