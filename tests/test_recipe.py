@@ -84,7 +84,7 @@ def test_a_recipe_runs_its_passes_in_their_order_and_leaves_the_model_that_it_wa
 def test_what_is_left_to_the_device_is_filled_in(device, activation):
     targeted = find_recipe("int8").targeting(find_device(device))
     assert targeted.passes[0][1] == StaticInt8(activation=activation, reduce_range=False)
-    assert targeted.passes[1] == find_recipe("int8").passes[1]
+    assert targeted.passes[1] == ("dynamic_int8", DynamicInt8(reduce_range=False))
 
 
 def test_what_the_recipe_says_goes_before_the_device(tmp_path):
@@ -112,7 +112,8 @@ def test_an_unknown_pass_is_answered_with_the_known_ones(tmp_path):
 
 def test_an_unknown_setting_is_answered_with_the_known_ones(tmp_path):
     file = written(tmp_path, '[[pass]]\nname = "dynamic_int8"\nsmoth = 0.5\n')
-    message = r"pass dynamic_int8 in recipe .*mine\.toml has the unknown setting 'smoth'; known: exclude, include, reduce_range, smooth"
+    message = r"pass dynamic_int8 in recipe .*mine\.toml has the unknown setting 'smoth'; "
+        r"known: exclude, include, reduce_range, smooth"
     with pytest.raises(UsageError, match=message):
         find_recipe(file)
 
