@@ -112,7 +112,8 @@ def test_an_unknown_pass_is_answered_with_the_known_ones(tmp_path):
 
 def test_an_unknown_setting_is_answered_with_the_known_ones(tmp_path):
     file = written(tmp_path, '[[pass]]\nname = "dynamic_int8"\nsmoth = 0.5\n')
-    message = r"unknown setting 'smoth'; known: exclude, include, reduce_range, smooth"
+    found = r"pass dynamic_int8 in recipe .*mine\.toml has the unknown setting 'smoth'"
+    message = f"{found}; known: exclude, include, reduce_range, smooth"
     with pytest.raises(UsageError, match=message):
         find_recipe(file)
 
