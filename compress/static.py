@@ -219,10 +219,11 @@ def _dequantized(graph: fx.GraphModule, node: fx.Node, values: Tensor, scale: Te
 def scale_and_zero(low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`s = (max − min)/255`, `z = round(qmin − min/s)`; the range is widened to hold 0, which must be exact.
 
-    Where nothing but 0 was seen, s = 1, as ONNX DynamicQuantizeLinear has it.
+    Where nothing but 0 was seen the range is [0, 1]: fine enough for a bias, which counts in steps of s·s_w.
     """
     limits = torch.iinfo(dtype)
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (limits.max - limits.min), 1e-12) if high > low else 1.0
+    high = high if high > low else 1.0
+    scale = max((high - low) / (limits.max - limits.min), 1e-12)
     zero = min(max(round(limits.min - low / scale), limits.min), limits.max)
     return torch.tensor(scale, dtype=torch.float32), torch.tensor(zero, dtype=dtype)

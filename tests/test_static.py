@@ -42,7 +42,7 @@ def test_scale_and_zero_point_are_onnxs_formula(low: float, width: float, activa
 
 @pytest.mark.parametrize(
     ("low", "high", "scale", "zero"),
-    [(0.0, 2.55, 0.01, 0), (-2.55, 0.0, 0.01, 255), (1.0, 2.55, 0.01, 0), (-1.28, 1.27, 0.01, 128), (0, 0, 1.0, 0)],
+    [(0.0, 2.55, 0.01, 0), (-2.55, 0.0, 0.01, 255), (1.0, 2.55, 0.01, 0), (-1.28, 1.27, 0.01, 128), (0, 0, 1 / 255, 0)],
     ids=["positive", "negative", "far from 0", "both", "zeros"],
 )
 def test_the_range_is_widened_to_hold_0(low: float, high: float, scale: float, zero: int) -> None:
