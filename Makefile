@@ -18,8 +18,8 @@ demo: $(VENV)/.samples ## train a small network, make it smaller and faster, pri
 test: $(VENV)/.test ## run the test suite; ARGS="-k golden" picks some
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.test ## run the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+test-all: $(VENV)/.test ## run the slow tests too, and properties on new examples
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and pyright
 	$(BIN)/ruff check .
