@@ -92,7 +92,8 @@ def compress(
 
     limits, device = parse_budget(budget), find_device(on)
     recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
-    with progress(quiet=as_json) as tell, _compressing():
+    follows = os.environ.get("RANK", "0") != "0"  # torchrun's: the first process speaks for all
+    with progress(quiet=as_json or follows) as tell, _compressing():
         tell("reading the model")
         from .pipeline import compress as run
         from .source import read_source
@@ -100,8 +101,9 @@ def compress(
         passes = find_recipe(recipe)
         task = read_source(model, data)
         report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
-    _show(report, as_json)
-    if not as_json:
+    if not follows:
+        _show(report, as_json)
+    if not (as_json or follows):
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
     return FITS if report.fits else MISSED
 

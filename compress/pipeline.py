@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ..export.model import Model
 from ..runtime.artifact import Artifact, check, known_format, read_artifact
 from ..runtime.errors import ArtifactError, UsageError
 from ..runtime.files import refuse_existing, replace_folder
+from . import ranks
 from .data import Data
+from .ranks import from_first
 from .recipe import Pass, Recipe
 
 Tell = Callable[[str], None]
@@ -27,6 +30,9 @@ Tell = Callable[[str], None]
 # What a run has finished lies in `out/.edgepress-work-NAME-RECIPE` until it is complete; one that was killed goes on
 # from there, and another model's or recipe's run may write into the same `out` meanwhile.
 WORK = ".edgepress-work"
+
+# Training batches that tell one training set from another.
+_SEEN = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ class _Run:
         return self.out / f"{WORK}-{self.model.name}-{self.recipe.name}"
 
     def measure(self, *artifacts: Artifact) -> tuple[Row, ...]:
-        return measure(artifacts, self.on, score=self.data.score, known=self.rows, on_progress=self.tell)
+        return from_first(
+            lambda: measure(artifacts, self.on, score=self.data.score, known=self.rows, on_progress=self.tell)
+        )
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
@@ -89,7 +97,8 @@ def compress(
     True
     """
     known_format(to, EXPORTERS)
-    first, result = places(model, recipe, out, force=force)
+    ranks.join()
+    first, result = from_first(lambda: places(model, recipe, out, force=force))
     run = _Run(model, recipe, data, to, on, budget, out, tell)
     baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
     stages, kept = [baseline], baseline
@@ -106,13 +115,14 @@ def compress(
         fresh = {again.path: again for again in measured}
         run.rows = [replace(fresh.get(old.path, old), kept=old.kept, why=old.why) for old in run.rows]
         run.rows.append(replace(row, kept=verdict.kept, why=verdict.why))
-        save(run.report(), out)  # what was measured stays, whatever happens to the next pass
+        from_first(lambda: save(run.report(), out))  # what was measured stays, whatever happens to the next pass
         stages.append(candidate)
         kept = candidate if verdict.kept else kept
     if len({row.timing.run for row in run.rows if row.timing is not None}) > 1:  # a report compares within one run
         final = run.measure(*(stage.artifact for stage in stages))
         run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
-    return _ship(run, {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result})
+    ships = {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result}
+    return from_first(lambda: _ship(run, ships))
 
 
 def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Path, Path]:
@@ -129,16 +139,23 @@ def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Pat
 def _stage(run: _Run, key: str, make: Callable[[], Model], name: str) -> _Stage:
     """Export a model, or find what an interrupted run has exported of it already."""
     path = run.work / key / name
+    found = from_first(lambda: _exported(path))
+    if found is not None:
+        run.tell(f"{name}: exported already, by a run that was interrupted")
+        return _Stage(key, make, found)
+    model = make()
+    run.tell(f"exporting {name} to {run.to}")
+    return _Stage(key, lambda: model, from_first(lambda: export(model, run.to, path, force=True)))
+
+
+def _exported(path: Path) -> Artifact | None:
+    """The artifact at `path`, whole; None where there is none."""
     try:
         artifact = read_artifact(path)
         check(artifact)
-        run.tell(f"{name}: exported already, by a run that was interrupted")
     except ArtifactError:
-        model = make()
-        run.tell(f"exporting {name} to {run.to}")
-        artifact = export(model, run.to, path, force=True)
-        return _Stage(key, lambda: model, artifact)
-    return _Stage(key, make, artifact)
+        return None
+    return artifact
 
 
 def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Stage | None:
@@ -146,7 +163,7 @@ def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Sta
     key = _hash(before.key, name, json.dumps(asdict(step), sort_keys=True))  # pyright: ignore[reportArgumentType]
     label = f"{index}-{name}"
     idle = run.work / key / "nothing-to-do"
-    if idle.exists():
+    if from_first(idle.exists):
         return None
     made: list[Model] = []
 
@@ -156,7 +173,7 @@ def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Sta
             made.append(step(before.make(), replace(run.data, checkpoints=run.work / key / "training", tell=run.tell)))
         return made[0]
 
-    if not (run.work / key / label).exists() and len(make().history) == len(before.make().history):
+    if not from_first((run.work / key / label).exists) and len(make().history) == len(before.make().history):
         idle.parent.mkdir(parents=True, exist_ok=True)
         idle.touch()
         return None
@@ -180,11 +197,12 @@ def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:
 
 
 def _fingerprint(model: Model, data: Data, to: str) -> str:
-    """A hash of all that goes into the first stage: weights, example, names, calibration data."""
+    """A hash of what goes into a run: weights, example, names, calibration data, the first of the training data."""
     state = {name: tensor.detach().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
     parts: list[Any] = [to, model.name, repr(model.module), repr(model.outputs), repr(model.axes)]
     example = {name: tensor.numpy() for name, tensor in model.example.items()}
-    for batch in (state, example, *data.calibration):
+    learned = data.training(0) if callable(data.training) else data.training
+    for batch in (state, example, *data.calibration, *islice(learned, _SEEN)):
         for name, array in batch.items():
             parts += [name, str(array.dtype), repr(array.shape), np.ascontiguousarray(array).tobytes()]
     return _hash(*parts)

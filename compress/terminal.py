@@ -3,10 +3,14 @@
 import errno
 import io
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+
+# Seconds between two lines about the same, where lines stay.
+_OFTEN = 5.0
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -36,7 +40,15 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True, quiet=quiet)
     if not console.is_interactive:
-        yield lambda text: console.print(Text(text), soft_wrap=True)
+        told: dict[str, float] = {}
+
+        def tell(text: str) -> None:
+            about, now = text.partition(" of ")[0], time.monotonic()
+            if now - told.get(about, -_OFTEN) >= _OFTEN:  # an epoch has hundreds of lines: step 1 of 640, step 2 of 640
+                told[about] = now
+                console.print(Text(text), soft_wrap=True)
+
+        yield tell
         return
     with console.status("") as status:
         yield lambda text: status.update(Text(text, overflow="ellipsis", no_wrap=True))
