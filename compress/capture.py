@@ -109,8 +109,9 @@ def tidy(graph: fx.GraphModule) -> None:
     graph.graph.lint()
     graph.delete_all_unused_submodules()
     used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
     for owner_name, owner in list(graph.named_modules()):
-        for name in [*owner._parameters, *owner._buffers]:
+        for name in [] if owner_name in called else [*owner._parameters, *owner._buffers]:
             full = f"{owner_name}.{name}" if owner_name else name
             if full not in used:
                 delattr(owner, name)

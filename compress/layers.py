@@ -42,10 +42,12 @@ def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
 def with_layers(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of `module` with other layers at these names, and wherever else it refers to the layers that give way.
 
-    What gives way is neither copied nor changed. Where the module itself is named (""), its replacement is returned.
+    What gives way is neither copied nor changed. A parameter that a replacement has from the module stays tied: it is
+    that very one wherever else the module holds it. Where the module itself is named (""), its replacement is returned.
     """
     # deepcopy takes what is in its memo as copied already
     copied: dict[int, object] = {id(module.get_submodule(name)): layer for name, layer in replacements.items()}
+    copied |= {id(parameter): parameter for layer in replacements.values() for parameter in layer.parameters()}
     result = copy.deepcopy(module, copied)
     for part in result.modules():  # torch's own encoders have fast paths that read weights past a layer's forward
         if isinstance(part, nn.TransformerEncoderLayer):

@@ -3,7 +3,8 @@
 - DynamicInt8:  W ≈ s_w·Q_w per output channel; x ≈ s_x·(Q_x − z_x) measured at run time: int8 products, so fast.
 - WeightOnly:   W ≈ s·(Q − z) in blocks of 4 or 8 bits; activations stay float: small, and kind to accuracy.
 
-Static int8, with activations calibrated beforehand, is in static.py.
+Static int8, with activations calibrated beforehand, is in static.py. Each pass first prepares: it puts layers in place
+that round as they run; then it settles them to integers. Between the two, qat.py trains.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -11,15 +12,22 @@ from dataclasses import asdict, dataclass, replace
 from torch import nn
 
 from ..export.model import Model
-from ..export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
+from ..export.quantized import Divided
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
+from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear
 from .layers import KINDS, find_layers, with_layers
 from .smooth import smoothing_scales
-from .weights import in_blocks, per_channel
 
 BITS = (4, 8)
+
+_FAKES = (FakeDynamicLinear, FakeBlockLinear, FakeBlockEmbedding)
+
+
+def settle(module: nn.Module) -> nn.Module:
+    """A copy of a prepared module with the integers in place that its layers rounded to."""
+    return with_layers(module, {name: p.settle() for name, p in module.named_modules() if isinstance(p, _FAKES)})
 
 
 @dataclass(frozen=True)
@@ -42,22 +50,36 @@ class DynamicInt8:
 
     def __call__(self, model: Model, data: Data) -> Model:
         """Returns the model unchanged where it has no Linear. Raises DataError where `smooth` finds no data."""
+        prepared = self.prepare(model, data)
+        if prepared is None:
+            return model
+        settings = asdict(replace(self, reduce_range=bool(self.reduce_range)))
+        return model.then(settle(prepared), Step("dynamic_int8", settings, self.note(prepared)))
+
+    def prepare(self, model: Model, data: Data) -> nn.Module | None:
+        """The module with layers that round as they run, on the weights of the model; None where it has no Linear."""
         found = find_layers(model.module, ["linear"], self.include, self.exclude)
         layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
         if not layers:
-            return model
+            return None
         scales = smoothing_scales(model, layers, data.calibration, self.smooth) if self.smooth else {}
-        bits = 7 if self.reduce_range else 8
-        quantized: dict[str, nn.Module] = {}
+        prepared: dict[str, nn.Module] = {}
         for name, layer in layers.items():
             if name in scales:
-                weight = per_channel(layer.weight.detach() * scales[name], bits=bits)
-                quantized[name] = Divided(scales[name], DynamicLinear(weight, layer.bias))
+                weight = nn.Parameter(layer.weight.detach() * scales[name])
+                prepared[name] = Divided(scales[name], FakeDynamicLinear(weight, layer.bias, self._bits))
             else:
-                quantized[name] = DynamicLinear(per_channel(layer.weight, bits=bits), layer.bias)
-        note = f"{len(quantized)} Linear layers at int8 ({bits} bits used), per channel"
-        settings = asdict(replace(self, reduce_range=bool(self.reduce_range)))
-        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", settings, note))
+                prepared[name] = FakeDynamicLinear(layer.weight, layer.bias, self._bits)
+        return with_layers(model.module, prepared)
+
+    def note(self, prepared: nn.Module) -> str:
+        """What was done, in words."""
+        count = sum(isinstance(part, FakeDynamicLinear) for part in prepared.modules())
+        return f"{count} Linear layers at int8 ({self._bits} bits used), per channel"
+
+    @property
+    def _bits(self) -> int:
+        return 7 if self.reduce_range else 8
 
 
 @dataclass(frozen=True)
@@ -89,18 +111,35 @@ class WeightOnly:
 
         Raises UnsupportedError for an embedding with `max_norm`, ModelError for weights that are not finite.
         """
+        prepared = self.prepare(model, data)
+        if prepared is None:
+            return model
+        return model.then(settle(prepared), Step("weight_only", asdict(self), self.note(prepared)))
+
+    def prepare(self, model: Model, data: Data) -> nn.Module | None:
+        """The module with layers that round as they run, on the weights of the model; None where it has none."""
         layers = find_layers(model.module, self.layers, self.include, self.exclude)
         if not layers:
-            return model
+            return None
         for name, layer in layers.items():
             if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
                 raise UnsupportedError(f"weight_only: {name} cuts its rows to max_norm as they are read; exclude it")
-        quantized = {name: self._quantize(layer) for name, layer in layers.items()}
-        note = f"{len(quantized)} layers at {self.bits} bits in blocks of {self.block}"
-        return model.then(with_layers(model.module, quantized), Step("weight_only", asdict(self), note))
+        return with_layers(model.module, {name: self._fake(layer) for name, layer in layers.items()})
 
-    def _quantize(self, layer: nn.Module) -> nn.Module:
-        assert isinstance(layer, nn.Linear | nn.Embedding)
-        half = self.half_scales and isinstance(layer, nn.Embedding)
-        weight = in_blocks(layer.weight, bits=self.bits, block=self.block, symmetric=self.symmetric, half_scales=half)
-        return BlockLinear(weight, layer.bias) if isinstance(layer, nn.Linear) else BlockEmbedding(weight)
+    def note(self, prepared: nn.Module) -> str:
+        """What was done, in words."""
+        count = sum(isinstance(part, FakeBlockLinear | FakeBlockEmbedding) for part in prepared.modules())
+        return f"{count} layers at {self.bits} bits in blocks of {self.block}"
+
+    def _fake(self, layer: nn.Module) -> nn.Module:
+        if isinstance(layer, nn.Linear):
+            return FakeBlockLinear(layer.weight, layer.bias, bits=self.bits, block=self.block, symmetric=self.symmetric)
+        assert isinstance(layer, nn.Embedding)
+        return FakeBlockEmbedding(
+            layer.weight,
+            layer.padding_idx,
+            bits=self.bits,
+            block=self.block,
+            symmetric=self.symmetric,
+            half_scales=self.half_scales,
+        )

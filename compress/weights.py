@@ -26,12 +26,18 @@ def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8, least: Tensor |
     """
     limit = 2 ** (bits - 1) - 1
     w = _finite(weight)
-    scale = (w.abs().movedim(axis, 0).reshape(w.shape[axis], -1).amax(1) / limit).clamp_min(_TINY)
+    scale = channel_scale(w, axis=axis, bits=bits)
     if least is not None:
         scale = torch.maximum(scale, least)
     shape = [-1 if i == axis else 1 for i in range(w.ndim)]
     values = torch.clamp(torch.round(w / scale.view(shape)), -limit, limit).to(torch.int8)
     return QTensor(values, scale, None, 8, axis=axis)
+
+
+def channel_scale(weight: Tensor, *, axis: int = 0, bits: int = 8) -> Tensor:
+    """`s = max|W| / (2^(bits−1) − 1)` of each channel, shape (channels,)."""
+    peaks = weight.abs().movedim(axis, 0).reshape(weight.shape[axis], -1).amax(1)
+    return (peaks / (2 ** (bits - 1) - 1)).clamp_min(_TINY)
 
 
 def in_blocks(
@@ -48,20 +54,37 @@ def in_blocks(
         _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, half=half_scales)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
     ]
-    scale, zero, q = (torch.cat(column) for column in zip(*parts, strict=True))
-    return QTensor(
-        q.flatten(-2)[..., : weight.shape[-1]].contiguous(),
-        scale.squeeze(-1).to(torch.float16 if half_scales else torch.float32),
-        None if symmetric else zero.squeeze(-1).to(torch.uint8),
-        bits,
+    scale, zero = (torch.cat(column).squeeze(-1) for column in zip(*parts, strict=True))
+    return with_scales(
+        weight,
+        scale.to(torch.float16 if half_scales else torch.float32),
+        None if symmetric else zero.to(torch.uint8),
+        bits=bits,
         block=block,
     )
 
 
-def _search(
-    w: Tensor, bits: int, clips: tuple[float, ...], *, symmetric: bool, half: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The clip of least squared error for each block: its scale, zero point and integers (uint8)."""
+def with_scales(weight: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int, block: int) -> QTensor:
+    """A matrix in blocks whose scales and zero points, each (rows, blocks), are known."""
+    q, _ = round_in_blocks(_finite(weight), scale, zero, bits=bits, block=block)
+    values = q.to(torch.uint8).flatten(-2)[..., : weight.shape[-1]].contiguous()
+    return QTensor(values, scale, zero, bits, block=block)
+
+
+def round_in_blocks(
+    weight: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int, block: int
+) -> tuple[Tensor, Tensor]:
+    """`Q = clamp(round(W/s) + z)` of (..., width), and z, as floats of shape (..., blocks, block) and (..., blocks, 1).
+
+    `scale` and `zero` are (..., blocks); without `zero` it is the midpoint.
+    """
+    s = scale.float()[..., None]
+    z = torch.full_like(s, 2 ** (bits - 1)) if zero is None else zero.float()[..., None]
+    return _round(_blocks(weight, block), s, z, bits), z
+
+
+def _search(w: Tensor, bits: int, clips: tuple[float, ...], *, symmetric: bool, half: bool) -> tuple[Tensor, Tensor]:
+    """The clip of least squared error for each block: its scale and zero point."""
     low, high = w.amin(-1, keepdim=True).clamp_max(0), w.amax(-1, keepdim=True).clamp_min(0)
     scale, zero = _scale_and_zero(low, high, bits, clips[0], symmetric=symmetric, half=half)
     least = _squared_error(w, scale, zero, bits)
@@ -71,7 +94,7 @@ def _search(
         better = error < least
         least = torch.where(better, error, least)
         scale, zero = torch.where(better, trial[0], scale), torch.where(better, trial[1], zero)
-    return scale, zero, _round(w, scale, zero, bits).to(torch.uint8)
+    return scale, zero
 
 
 def _round(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:

@@ -114,6 +114,13 @@ def test_tied_weights_stay_tied_in_what_is_left() -> None:
     assert result.body["key"].weight is not module.body["key"].weight
 
 
+def test_a_parameter_that_a_replacement_has_from_the_module_stays_tied() -> None:
+    module, new = Net(), nn.Linear(4, 4)
+    module.body["key"].weight = new.weight = module.body["query"].weight
+    result = with_layers(module, {"body.key": new})
+    assert result.body["query"].weight is result.body["key"].weight is new.weight
+
+
 def test_a_module_that_is_itself_the_layer_is_replaced_whole() -> None:
     linear, new = nn.Linear(3, 3), nn.Identity()
     assert find_layers(linear, ["linear"]) == {"": linear}
