@@ -23,6 +23,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "static_int8": ("static", "StaticInt8"),
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "weight_only": ("quantize", "WeightOnly"),
+    "qat": ("qat", "Qat"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.
@@ -123,8 +124,9 @@ def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> No
 
 def _fit(where: str, value: Any, hint: Any) -> Any:
     """The TOML value as the field's type; raises UsageError where it is another type."""
-    if is_dataclass(hint) and isinstance(value, dict):
-        return _settings(where, where, value, hint)
+    settings = next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
+    if settings is not None and isinstance(value, dict):
+        return _settings(where, where, value, settings)
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         if isinstance(value, list):
@@ -140,6 +142,8 @@ def _expected(hint: Any) -> str:
         return " or ".join(_expected(part) for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
+    if is_dataclass(hint):
+        return "a table of settings"
     return f"a list of {_expected(get_args(hint)[0])}" if get_origin(hint) is tuple else hint.__name__
 
 
@@ -158,5 +162,7 @@ def _accepts(value: Any, hint: Any) -> bool:
 
 
 def _for_device(step: Any, device: "Device") -> Any:
-    open_ = [f.name for f in fields(step) if f.name in _DEVICES_OWN and getattr(step, f.name) is None]
-    return replace(step, **{name: getattr(device, name) for name in open_})
+    values = {f.name: getattr(step, f.name) for f in fields(step)}
+    filled = {name: getattr(device, name) for name in _DEVICES_OWN if name in values and values[name] is None}
+    filled |= {name: _for_device(value, device) for name, value in values.items() if is_dataclass(value)}
+    return replace(step, **filled)

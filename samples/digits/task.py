@@ -1,6 +1,7 @@
-"""ResNet-8 on 1,797 scans of handwritten digits: a task file from top to bottom.
+"""ResNet-8 and DS-CNN on 1,797 scans of handwritten digits: a task file from top to bottom.
 
     edgepress compress samples/digits/task.py --recipe int8 --to onnx --on host --out out/
+    edgepress compress samples/digits/task.py:ds_cnn --recipe int8 --to onnx --on host --out out/
 
 A task file has a function that returns a `Task`: the model that shall become smaller, and the data to judge it by.
 The rest of this file is an ordinary training script: data, network, training. Nothing is downloaded; the scans come
@@ -48,11 +49,10 @@ def digits() -> Digits:
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
-def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution and batch norm, as they are folded into one when the model is quantized."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
@@ -81,11 +81,32 @@ class ResNet8(nn.Module):
         return self.head(self.stacks(F.relu(self.stem(image))).mean((2, 3)))
 
 
-def train(data: Digits, epochs: int = EPOCHS) -> ResNet8:
+class DsCnn(nn.Module):
+    """The keyword spotter of MLPerf Tiny (Zhang et al. 2017), for images: a stem and four depthwise separable blocks.
+
+    Its stem is 5x5 here, for a square image, where a spectrogram has 10x4.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem = conv(1, width, 5, 2)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([conv(width, width, 3, groups=width), conv(width, width, 1)]) for _ in range(blocks)
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem(image))
+        for depthwise, pointwise in self.blocks:
+            x = F.relu(pointwise(F.relu(depthwise(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def train(data: Digits, epochs: int = EPOCHS, kind: type[nn.Module] = ResNet8) -> nn.Module:
     """Train from scratch, always to the same weights on the same machine."""
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(0)
-        network = ResNet8()
+        network = kind()
         images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
         steps = len(images) // BATCH  # a last, smaller batch is dropped: oneDNN's backward wants even batches
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -126,10 +147,16 @@ def task() -> Task:
     return judged(train(data), data)
 
 
-def judged(network: ResNet8, data: Digits) -> Task:
+def ds_cnn() -> Task:
+    """The same for the smaller network: `samples/digits/task.py:ds_cnn`."""
+    data = digits()
+    return judged(train(data, kind=DsCnn), data, "digits-ds-cnn")
+
+
+def judged(network: nn.Module, data: Digits, name: str = "digits") -> Task:
     """The network and what to judge it by: calibrated on training images, scored on the held-out ones."""
     model = Model(
-        name="digits",
+        name=name,
         module=network,
         example={"image": torch.from_numpy(data.train_images[:2])},
         outputs=("logits",),

@@ -1,0 +1,106 @@
+"""Quantization-aware training: the network learns while all that will be integers is rounded already.
+
+    min_W E_x[ L(f(x; Q(W)), f_teacher(x)) ],   gradients straight through Q
+
+Jacob et al., CVPR 2018; by default the float model as it came is the teacher, so no labels are needed. What is rounded,
+and how, is decided by the very passes that quantize without training: `prepare` puts their rounding layers in place,
+`settle` leaves the integers that those layers rounded to. So what was trained is what is exported.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from torch import fx, nn
+
+from ..export.model import Model
+from ..export.quantized import BlockLinear, DynamicLinear
+from ..runtime.artifact import Step
+from ..runtime.errors import UnsupportedError, UsageError
+from . import quantize, static
+from .data import Data
+from .fake import FakeBlockEmbedding, FakeBlockLinear
+from .losses import LossKind, output_loss
+from .masks import keep_zeros
+from .quantize import DynamicInt8, WeightOnly
+from .static import StaticInt8
+from .train import AfterStep, Training, train, validation
+
+# The scales of blocks are searched at the start and at the end of each of these parts of a training but the last.
+_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Qat:
+    """Train for what `static`, `dynamic` or `weight_only` will round, and leave the integers.
+
+    Each of the three holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `weight_only`).
+    `dynamic` and `weight_only` go together: what the first leaves is the second's; `static` stands alone. `loss` is
+    auto, logits, cosine or labels (see losses.py), `temperature` that of the logits. Static ranges stay as calibrated,
+    batch normalizations are folded before the training, weights of 0 stay 0.
+    """
+
+    static: StaticInt8 | None = None
+    dynamic: DynamicInt8 | None = None
+    weight_only: WeightOnly | None = None
+    training: Training = field(default_factory=lambda: Training(epochs=5, rate=1e-4))
+    loss: LossKind = "auto"
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self._passes:
+            raise UsageError(
+                "qat trains for a quantization and got none; add `static = {}`, `dynamic` or `weight_only`"
+            )
+        if self.static is not None and len(self._passes) > 1:
+            raise UsageError("qat: static goes with no other quantization; leave out dynamic and weight_only")
+
+    @property
+    def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | WeightOnly]:
+        return [step for step in (self.static, self.dynamic, self.weight_only) if step is not None]
+
+    def __call__(self, model: Model, data: Data) -> Model:
+        """Returns the model unchanged where there is nothing to quantize.
+
+        Raises UnsupportedError for a model whose linear layers or activations are integers already, DataError for
+        calibration or training data that is missing or does not fit, TrainingError where the loss is not finite.
+        """
+        _refuse_integers(model)
+        loss = output_loss(model, self.loss, self.temperature)
+        student, notes = replace(model, module=copy.deepcopy(model.module)), []
+        for step in self._passes:
+            prepared = step.prepare(student, data)
+            if prepared is not None:
+                student = replace(student, module=prepared)
+                notes.append(step.note(prepared))
+        if not notes:
+            return model
+        for parameter in student.module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        after_step, validate = _after_step(student.module), validation(student, data)
+        module = train(student.module, loss, data, self.training, who="qat", after_step=after_step, validate=validate)
+        settled = static.settle(module) if isinstance(module, fx.GraphModule) else quantize.settle(module)
+        return model.then(settled, Step("qat", asdict(self), f"trained for {', '.join(notes)}"))
+
+
+def _after_step(module: nn.Module) -> AfterStep:
+    """Zeros stay zero, and now and then the scales of blocks are searched anew."""
+    zeros = keep_zeros(module)
+
+    def after_step(module: nn.Module, step: int, steps: int) -> None:
+        zeros(module, step, steps)
+        if step < steps and step % max(1, steps // _PARTS) == 0:
+            for part in module.modules():
+                if isinstance(part, FakeBlockLinear | FakeBlockEmbedding):
+                    part.search()
+
+    return after_step
+
+
+def _refuse_integers(model: Model) -> None:
+    """No gradient goes through integers that are there already."""
+    quantized = [name for name, part in model.module.named_modules() if isinstance(part, DynamicLinear | BlockLinear)]
+    if isinstance(model.module, fx.GraphModule):
+        quantized += [node.name for node in model.module.graph.nodes if str(node.target).startswith("edgepress")]
+    if quantized:
+        raise UnsupportedError(f"qat: {quantized[0]} is quantized already; put qat in that pass's place, or before it")
