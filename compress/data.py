@@ -3,14 +3,21 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..runtime.errors import DataError
 from ..runtime.session import Session
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Batch = Mapping[str, np.ndarray]
 Score = Callable[[Session], Mapping[str, float]]
+
+# The array of a training batch that is no input: int64 [batch].
+LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class Data:
     batches, or a function of the epoch (0, 1, ...) that returns that epoch's: shuffled, augmented, and the same ones
     whenever it is asked again. `score` judges any open model, whatever its format, and returns figures in [0, 1] where
     higher is better; the first one is what a budget's `drop` is about. `validation` is a score on samples that are
-    neither trained on nor judged by: it watches a training.
+    neither trained on nor judged by: it watches a training. `student` is a module of the user's own that shall learn
+    from the model.
 
     `checkpoints` is the folder where a step that trains may leave what it needs to go on after a kill (None: nowhere);
     `tell` is called with a line of progress. The pipeline fills both in, for each step its own.
@@ -31,6 +39,7 @@ class Data:
     training: Sequence[Batch] | Callable[[int], Iterable[Batch]] = ()
     score: Score | None = None
     validation: Score | None = None
+    student: "nn.Module | None" = None
     checkpoints: Path | None = None
     tell: Callable[[str], None] = lambda text: None
 

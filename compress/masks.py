@@ -1,23 +1,24 @@
-"""Zeros that stay zero while a network trains on."""
+"""Zeros that stay: what a pass has pruned is its own mask, and later passes keep it."""
+
+from collections.abc import Callable
 
 import torch
-from torch import nn
-
-from .train import AfterStep
+from torch import Tensor, nn
 
 
-def keep_zeros(module: nn.Module) -> AfterStep:
-    """A hook for `train` that puts back to 0 what is exactly 0 in the matrices and kernels of `module` now.
+def keep_zeros(module: nn.Module) -> Callable[[nn.Module, int, int], None]:
+    """A hook for `train`: after each step, what is 0 now in a weight of `module` (not in a bias) is 0 again.
 
-    >>> train(module, loss, data, Training(), who="qat", after_step=keep_zeros(module))
+    >>> train(student, loss, data, training, who="finetune", after_step=keep_zeros(student))
     """
-    kept = {name: p.detach() != 0 for name, p in module.named_parameters() if p.ndim > 1}
-    kept = {name: mask for name, mask in kept.items() if not mask.all()}
+    masks: list[tuple[nn.Parameter, Tensor]] = []
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and parameter.requires_grad and not bool(parameter.all()) and bool(parameter.any()):
+            masks.append((parameter, parameter.detach() != 0))
 
-    def after_step(module: nn.Module, step: int, steps: int) -> None:
+    def hook(module: nn.Module, step: int, steps: int) -> None:
         with torch.no_grad():
-            for name, mask in kept.items():
-                parameter = module.get_parameter(name)
+            for parameter, mask in masks:
                 parameter.mul_(mask.to(parameter.device))
 
-    return after_step
+    return hook

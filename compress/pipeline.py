@@ -199,7 +199,7 @@ def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:
 def _fingerprint(model: Model, data: Data, to: str) -> str:
     """A hash of what goes into a run: weights, example, names, calibration data, the first of the training data."""
     state = {name: tensor.detach().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
-    parts: list[Any] = [to, model.name, repr(model.module), repr(model.outputs), repr(model.axes)]
+    parts: list[Any] = [to, model.name, repr(model.module), repr(data.student), repr(model.outputs), repr(model.axes)]
     example = {name: tensor.numpy() for name, tensor in model.example.items()}
     learned = data.training(0) if callable(data.training) else data.training
     for batch in (state, example, *data.calibration, *islice(learned, _SEEN)):

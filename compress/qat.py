@@ -19,12 +19,12 @@ from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from . import quantize, static
 from .data import Data
+from .distill import Distill, teach
 from .fake import FakeBlockEmbedding, FakeBlockLinear
-from .losses import LossKind, output_loss
 from .masks import keep_zeros
 from .quantize import DynamicInt8, WeightOnly
 from .static import StaticInt8
-from .train import AfterStep, Training, train, validation
+from .train import AfterStep, Training
 
 # The scales of blocks are searched at the start and at the end of each of these parts of a training but the last.
 _PARTS = 4
@@ -35,25 +35,29 @@ class Qat:
     """Train for what `static`, `dynamic` or `weight_only` will round, and leave the integers.
 
     Each of the three holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `weight_only`).
-    `dynamic` and `weight_only` go together: what the first leaves is the second's; `static` stands alone. `loss` is
-    auto, logits, cosine or labels (see losses.py), `temperature` that of the logits. Static ranges stay as calibrated,
-    batch normalizations are folded before the training, weights of 0 stay 0.
+    `dynamic` and `weight_only` go together: what the first leaves is the second's; `static` stands alone. `distill`
+    says how the network learns: its loss and its training, as in the pass of that name. Static ranges stay as they were
+    calibrated, batch normalizations are folded before the training, weights of 0 stay 0.
+
+    >>> Qat(dynamic=DynamicInt8(), weight_only=WeightOnly(layers=("embedding",)))(model, data)
     """
 
     static: StaticInt8 | None = None
     dynamic: DynamicInt8 | None = None
     weight_only: WeightOnly | None = None
-    training: Training = field(default_factory=lambda: Training(epochs=5, rate=1e-4))
-    loss: LossKind = "auto"
-    temperature: float = 2.0
+    distill: Distill = field(default_factory=lambda: Distill(training=Training(epochs=5, rate=1e-4)))
 
     def __post_init__(self) -> None:
         if not self._passes:
             raise UsageError(
-                "qat trains for a quantization and got none; add `static = {}`, `dynamic` or `weight_only`"
+                "qat: trains for a quantization and has none; add static, dynamic or weight_only, as static = {}"
             )
         if self.static is not None and len(self._passes) > 1:
             raise UsageError("qat: static goes with no other quantization; leave out dynamic and weight_only")
+        if self.distill.student != "model":
+            raise UsageError(
+                'qat: distill.student = "own"; quantization-aware training is of the model: put distill before'
+            )
 
     @property
     def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | WeightOnly]:
@@ -66,7 +70,6 @@ class Qat:
         calibration or training data that is missing or does not fit, TrainingError where the loss is not finite.
         """
         _refuse_integers(model)
-        loss = output_loss(model, self.loss, self.temperature)
         student, notes = replace(model, module=copy.deepcopy(model.module)), []
         for step in self._passes:
             prepared = step.prepare(student, data)
@@ -75,11 +78,15 @@ class Qat:
                 notes.append(step.note(prepared))
         if not notes:
             return model
-        for parameter in student.module.parameters():
+        module = student.module
+        for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        after_step, validate = _after_step(student.module), validation(student, data)
-        module = train(student.module, loss, data, self.training, who="qat", after_step=after_step, validate=validate)
-        settled = static.settle(module) if isinstance(module, fx.GraphModule) else quantize.settle(module)
+        teach(self.distill, model, module, data, who="qat", after_step=_after_step(module))
+        if self.static is not None:
+            assert isinstance(module, fx.GraphModule)
+            settled = static.settle(module)
+        else:
+            settled = quantize.settle(module)
         return model.then(settled, Step("qat", asdict(self), f"trained for {', '.join(notes)}"))
 
 

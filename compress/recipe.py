@@ -24,6 +24,8 @@ PASSES: dict[str, tuple[str, str]] = {
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "weight_only": ("quantize", "WeightOnly"),
     "qat": ("qat", "Qat"),
+    "distill": ("distill", "Distill"),
+    "finetune": ("distill", "FineTune"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.
