@@ -24,6 +24,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "weight_only": ("quantize", "WeightOnly"),
     "lowrank": ("lowrank", "LowRank"),
+    "cluster": ("cluster", "Cluster"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.
