@@ -60,6 +60,7 @@ def lower(model: ir.Model) -> None:
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[name]
+    _look_up_rows(model.graph)
     _fold_transposes(model.graph)
     _pool_globally(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -199,6 +200,34 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
     return values[..., 0::2] | (values[..., 1::2] << 4)
+
+
+def _look_up_rows(graph: ir.Graph) -> None:
+    """`Gather(Gather(palette, Cast(index)), ids) -> Gather(palette, Cast(Gather(index, ids)))`.
+
+    An embedding reads few of its rows: an engine then keeps a byte for each of its numbers, not a float.
+    """
+    for node in [n for n in graph if n.op_type == "Gather"]:
+        table, ids = node.inputs
+        look = table.producer() if table is not None else None
+        if look is None or look.op_type != "Gather" or table is None or len(table.uses()) != 1:
+            continue
+        if any(n.attributes["axis"].as_int() for n in (node, look) if "axis" in n.attributes):
+            continue
+        palette, number = look.inputs
+        cast = number.producer() if number is not None else None
+        if palette is None or palette.const_value is None or cast is None or cast.op_type != "Cast":
+            continue
+        index = cast.inputs[0]
+        if index is None or index.const_value is None or index.dtype not in (ir.DataType.UINT4, ir.DataType.UINT8):
+            continue
+        lowering = _Lowering(graph)
+        if index.dtype == ir.DataType.UINT4:  # no engine gathers these
+            (index,) = lowering.op("Cast", index, to=int(ir.DataType.UINT8))
+        (rows,) = lowering.op("Gather", index, ids, axis=0)
+        (rows,) = lowering.op("Cast", rows, to=int(ir.DataType.INT32))
+        (y,) = lowering.op("Gather", palette, rows)
+        ir.convenience.replace_nodes_and_values(graph, node, [node, look, cast], lowering.nodes, [node.outputs[0]], [y])
 
 
 def _fold_transposes(graph: ir.Graph) -> None:

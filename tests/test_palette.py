@@ -160,3 +160,16 @@ def test_an_embedding_gives_its_rows(tmp_path: Path):
     expected = lookup(index, palette)[ids]
     assert largest_difference(run_torch(model, ids=ids), expected) == 0
     assert largest_difference(run_file(model, tmp_path, ids=ids), expected) == 0
+
+
+@pytest.mark.parametrize("values", [4, 16, 256])
+def test_an_engine_that_opens_a_clustered_embedding_keeps_bytes_and_no_floats(tmp_path: Path, values: int):
+    index, palette = palette_of(numbers(50, 8, values=values), values=values)
+    ids = torch.tensor([[0, 49], [5, 3]])
+    model = model_of(Ids(PaletteEmbedding(nn.Embedding(50, 8), index, palette)), ids=ids)
+    assert largest_difference(run_file(model, tmp_path, ids=ids), lookup(index, palette)[ids]) == 0
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "loaded.onnx"), 4
+    ort.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    tables = [t for t in onnx.load(tmp_path / "loaded.onnx").graph.initializer if tuple(t.dims) == (50, 8)]
+    assert [t.data_type for t in tables] == ([onnx.TensorProto.FLOAT] if values == 4 else [onnx.TensorProto.UINT8])
