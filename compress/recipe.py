@@ -25,6 +25,8 @@ PASSES: dict[str, tuple[str, str]] = {
     "weight_only": ("quantize", "WeightOnly"),
     "distill": ("distill", "Distill"),
     "finetune": ("distill", "FineTune"),
+    "lowrank": ("lowrank", "LowRank"),
+    "cluster": ("cluster", "Cluster"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.

@@ -25,7 +25,7 @@ def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8, least: Tensor |
     `least`, of shape (channels,), is what no scale goes below. Raises ModelError for a weight that is not finite.
     """
     limit = 2 ** (bits - 1) - 1
-    w = _finite(weight)
+    w = finite(weight)
     scale = (w.abs().movedim(axis, 0).reshape(w.shape[axis], -1).amax(1) / limit).clamp_min(_TINY)
     if least is not None:
         scale = torch.maximum(scale, least)
@@ -43,7 +43,7 @@ def in_blocks(
     `half_scales` stores scales as float16; the integers are rounded against the stored scale. Raises ModelError for a
     weight that is not finite, or too large for float16 where scales are.
     """
-    w = _blocks(_finite(weight, torch.float16 if half_scales else torch.float32), block)
+    w = _blocks(finite(weight, torch.float16 if half_scales else torch.float32), block)
     parts = [
         _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, half=half_scales)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
@@ -82,7 +82,7 @@ def _squared_error(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return _round(w, scale, zero, bits).sub_(zero).mul_(scale).sub_(w).square_().sum(-1, keepdim=True)
 
 
-def _finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight in float32; raises ModelError where `dtype` does not hold its values."""
     w = weight.detach().float()
     peak, largest = float(w.abs().max()), torch.finfo(dtype).max
