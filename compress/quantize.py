@@ -57,7 +57,7 @@ class DynamicInt8:
                 quantized[name] = DynamicLinear(per_channel(layer.weight, bits=bits), layer.bias)
         note = f"{len(quantized)} Linear layers at int8 ({bits} bits used), per channel"
         settings = asdict(replace(self, reduce_range=bool(self.reduce_range)))
-        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", settings, note))
+        return model.then(with_layers(model.module, quantized), Step("dynamic_int8", settings, note), swapped=quantized)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class WeightOnly:
                 raise UnsupportedError(f"weight_only: {name} cuts its rows to max_norm as they are read; exclude it")
         quantized = {name: self._quantize(layer) for name, layer in layers.items()}
         note = f"{len(quantized)} layers at {self.bits} bits in blocks of {self.block}"
-        return model.then(with_layers(model.module, quantized), Step("weight_only", asdict(self), note))
+        return model.then(
+            with_layers(model.module, quantized), Step("weight_only", asdict(self), note), swapped=quantized
+        )
 
     def _quantize(self, layer: nn.Module) -> nn.Module:
         assert isinstance(layer, nn.Linear | nn.Embedding)
