@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..runtime.errors import UnsupportedError
 from . import quantized  # noqa: F401 - defines the edgepress operators
+from .direct import spare
 from .model import Model
 from .onnx_leaf import LEAF, fill
 from .onnx_lower import DOMAIN, drop_unread, lower
@@ -68,6 +69,7 @@ def _graph(model: Model) -> ir.Model:
     kept = model.traced.kept
     if not isinstance(kept, _Skeleton) or not kept.fits(model):
         program, chosen = hollow_trace(model)
+        spare(program)
         held = {name: (tensor, _version(tensor)) for name, tensor in outside(model.module, chosen).items()}
         graph = _translated(program, model.name)
         kept = _Skeleton(graph, frozenset(chosen), model.swapped, held)
