@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgepress.compress.data import Data
+from edgepress.compress.distill import Distill
+from edgepress.compress.qat import Qat
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.compress.recipe import PASSES, Recipe, find_recipe, recipe_names, recipe_table
 from edgepress.compress.static import StaticInt8
+from edgepress.compress.train import Training
 from edgepress.devices.device import find_device
 from edgepress.export.model import Model
 from edgepress.runtime.artifact import Step
@@ -48,9 +51,13 @@ def test_a_pass_may_come_twice_with_other_settings(tmp_path):
     assert [step.bits for _, step in find_recipe(written(tmp_path, passes)).passes] == [8, 4]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+# Settings without which a pass has nothing to do.
+NEEDS = {"qat": "static = {}"}
+
+
 def test_every_pass_is_a_frozen_dataclass_which_a_recipe_can_name(tmp_path):
     for name in PASSES:
-        (_, step), *rest = find_recipe(written(tmp_path, f'[[pass]]\nname = "{name}"\n')).passes
+        (_, step), *rest = find_recipe(written(tmp_path, f'[[pass]]\nname = "{name}"\n{NEEDS.get(name, "")}')).passes
         assert not rest
         with pytest.raises(FrozenInstanceError):
             step.anything = 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -92,6 +99,39 @@ def test_what_the_recipe_says_goes_before_the_device(tmp_path):
     assert recipe.targeting(find_device("pi5")).passes[0][1] == StaticInt8(activation="uint8", reduce_range=False)
     device = replace(find_device("pi5"), activation="uint8", reduce_range=True)
     assert find_recipe("int8").targeting(device).passes[0][1] == StaticInt8(activation="uint8", reduce_range=True)
+
+
+NESTED = """
+[[pass]]
+name = "qat"
+dynamic = {smooth = 0.5}
+[pass.weight_only]
+layers = ["embedding"]
+[pass.distill.training]
+rate = 1
+"""
+
+
+def test_settings_of_settings_are_tables_and_the_device_fills_them_in_too(tmp_path):
+    (_, step), *_ = find_recipe(written(tmp_path, NESTED)).targeting(find_device("pi5")).passes
+    assert step == Qat(
+        dynamic=DynamicInt8(smooth=0.5, reduce_range=False),
+        weight_only=WeightOnly(layers=("embedding",)),
+        distill=Distill(training=Training(rate=1.0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("static = 8", "qat.static = 8; expected a table of settings"),
+        ("static = {bits = 8}", "qat.static has the unknown setting 'bits'; known: activation, calibration"),
+        ("weight_only = {bits = 5}", "weight_only: bits = 5; expected one of 4, 8"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused_by_its_name(tmp_path, setting, message):
+    with pytest.raises(UsageError, match=message):
+        find_recipe(written(tmp_path, f'[[pass]]\nname = "qat"\n{setting}\n'))
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():

@@ -36,6 +36,23 @@ def test_resnet8_has_the_shape_of_mlperf_tiny(digits_sample: ModuleType):
     assert sum(p.numel() for p in network.parameters()) == 77_754
 
 
+def test_ds_cnn_has_the_shape_of_mlperf_tiny(digits_sample: ModuleType):
+    """A stem, then four times a depthwise and a pointwise convolution, 64 wide; the stem is 5x5 for square images."""
+    network = digits_sample.DsCnn()
+    assert network(torch.zeros(3, 1, 32, 32)).shape == (3, 10)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [(c.kernel_size[0], c.groups) for c in convolutions] == [(5, 1), *[(3, 64), (1, 1)] * 4]
+    assert {c.out_channels for c in convolutions} == {64}
+    assert sum(p.numel() for p in network.parameters()) == 22_090
+
+
+@pytest.mark.slow
+def test_ds_cnn_reaches_what_the_sample_promises(digits_sample: ModuleType):
+    task = digits_sample.ds_cnn()
+    assert task.model.name == "digits-ds-cnn"
+    assert accuracy(task.model.module, digits_sample.digits()) >= 0.98
+
+
 def test_training_is_deterministic_and_leaves_the_callers_random_numbers_alone(digits_sample: ModuleType):
     data = digits_sample.digits()
     torch.manual_seed(7)
