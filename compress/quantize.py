@@ -16,19 +16,12 @@ from ..export.quantized import Divided
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
-from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear
+from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear, settle
 from .layers import find_layers, with_layers
 from .smooth import smoothing_scales
 
 BITS = (4, 8)
 _KINDS = ("linear", "embedding")
-
-_FAKES = (FakeDynamicLinear, FakeBlockLinear, FakeBlockEmbedding)
-
-
-def settle(module: nn.Module) -> nn.Module:
-    """A copy of a prepared module with the integers in place that its layers rounded to."""
-    return with_layers(module, {name: p.settle() for name, p in module.named_modules() if isinstance(p, _FAKES)})
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,9 @@ def _translations() -> dict[Any, Any]:
         torch.ops.edgepress.quantize_dequantize.default: _node("quantize_dequantize", ("x", "scale", "zero"), ()),
         torch.ops.edgepress.dequantize.default: _node("dequantize", ("values", "scale", "zero"), ("bits", "axis")),
         torch.ops.edgepress.dynamic_linear.default: _node("dynamic_linear", ("x", "values", "scale", "bias"), ()),
+        torch.ops.edgepress.packed_linear.default: _node(
+            "packed_linear", ("x", "values", "multiplier", "zero", "scale", "bias"), ("block",)
+        ),
         torch.ops.edgepress.block_linear.default: _node(
             "block_linear", ("x", "values", "scale", "zero", "bias"), ("bits", "block")
         ),

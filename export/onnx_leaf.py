@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .onnx_lower import DOMAIN, Lowering
-from .quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
+from .quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear, PackedLinear
 
 LEAF = "leaf"
 
@@ -74,6 +74,11 @@ def _dynamic(put: _Put, x: ir.Value, rank: int) -> ir.Value:
     return put.own(x, "dynamic_linear", ("values", "scale", "bias"))
 
 
+def _packed(put: _Put, x: ir.Value, rank: int) -> ir.Value:
+    names = ("values", "multiplier", "zero", "scale", "bias")
+    return put.own(x, "packed_linear", names, block=put.layer.block)
+
+
 def _block(put: _Put, x: ir.Value, rank: int) -> ir.Value:
     settings = {"bits": put.layer.bits, "block": put.layer.block}
     return put.own(x, "block_linear", ("values", "scale", "zero", "bias"), **settings)
@@ -88,6 +93,7 @@ FILL: Mapping[type[nn.Module], Callable[[_Put, ir.Value, int], ir.Value]] = {
     nn.Linear: _linear,
     nn.Embedding: _embedding,
     DynamicLinear: _dynamic,
+    PackedLinear: _packed,
     BlockLinear: _block,
     BlockEmbedding: _block_embedding,
 }

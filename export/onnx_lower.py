@@ -3,6 +3,7 @@
     quantize_dequantize  ->  QuantizeLinear, DequantizeLinear
     dequantize           ->  DequantizeLinear (per channel)
     dynamic_linear       ->  DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add
+    packed_linear        ->  the same, on constants that Cast, Sub, Mul, Reshape bring to int8 at load
     block_linear         ->  com.microsoft.MatMulNBits, Add
     block_embedding      ->  com.microsoft.GatherBlockQuantized
     lookup               ->  Cast, Gather, Reshape of constants: one float weight when ONNX Runtime has loaded it
@@ -105,13 +106,40 @@ def _dequantize(node: ir.Node, to: Lowering) -> ir.Value:
 
 def _dynamic_linear(node: ir.Node, to: Lowering) -> ir.Value:
     x, values, scale, bias = _inputs(node, 4)
-    assert x is not None
     assert values is not None
+    return _dynamic(to, x, to.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t"), scale, bias)
+
+
+def _packed_linear(node: ir.Node, to: Lowering) -> ir.Value:
+    x, values, multiplier, zero, scale, bias = _inputs(node, 6)
+    assert values is not None
+    assert multiplier is not None
+    assert zero is not None
+    block = node.attributes["block"].as_int()
+    rows, width = _array(values).shape
+
+    def number(value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        packed = np.ascontiguousarray(_array(value).T).reshape(shape).astype(ir.DataType.UINT4.numpy())
+        return to.op("Cast", to.constant(packed, f"{value.name}_packed"), to=int(ir.DataType.INT32))[0]
+
+    # all of it constants: an engine folds them to int8 once, when it loads the file
+    blocks = width // block
+    (v,) = to.op("Sub", number(values, (blocks, block, rows)), number(zero, (blocks, 1, rows)))
+    (v,) = to.op("Mul", v, number(multiplier, (blocks, 1, rows)))
+    (v,) = to.op("Reshape", v, to.constant(np.array([width, rows]), f"shape_{width}_{rows}"))
+    (v,) = to.op("Cast", v, to=int(ir.DataType.INT8))
+    return _dynamic(to, x, v, scale, bias)
+
+
+def _dynamic(
+    to: Lowering, x: ir.Value | None, weight: ir.Value, scale: ir.Value | None, bias: ir.Value | None
+) -> ir.Value:
+    """`s_x·s_w·((Q_x − z_x) V) + b`; weight: int8 (in, out)."""
+    assert x is not None
     assert scale is not None
     if x not in to.quantized:  # query, key and value read the same x: quantize it once
         to.quantized[x] = to.op("DynamicQuantizeLinear", x, outputs=3)
     q, x_scale, x_zero = to.quantized[x]
-    weight = to.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
     (total,) = to.op("MatMulInteger", q, weight, x_zero)
     (y,) = to.op("Cast", total, to=int(ir.DataType.FLOAT))
     (step,) = to.op("Mul", x_scale, scale)
@@ -187,6 +215,7 @@ LOWER: dict[str, Callable[[ir.Node, Lowering], ir.Value]] = {
     "quantize_dequantize": _quantize_dequantize,
     "dequantize": _dequantize,
     "dynamic_linear": _dynamic_linear,
+    "packed_linear": _packed_linear,
     "block_linear": _block_linear,
     "block_embedding": _block_embedding,
     "lookup": _lookup,

@@ -17,12 +17,12 @@ from torch import Tensor, fx, nn
 
 from ..runtime.errors import UnsupportedError
 from .model import Model
-from .quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
+from .quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear, PackedLinear
 from .trace import trace
 
 torch.library.define("edgepress::leaf", "(Tensor x, str name, int width, bool gathers) -> Tensor")
 
-_LINEAR = (nn.Linear, DynamicLinear, BlockLinear)
+_LINEAR = (nn.Linear, DynamicLinear, PackedLinear, BlockLinear)
 _EMBEDDING = (nn.Embedding, BlockEmbedding)
 
 
@@ -71,7 +71,9 @@ def leaves(module: nn.Module) -> dict[str, nn.Module]:
 def width(layer: nn.Module) -> int:
     """The length of the last axis of what a leaf returns."""
     layer = layer.layer if isinstance(layer, Divided) else layer
-    weight = layer.values if isinstance(layer, DynamicLinear | BlockLinear | BlockEmbedding) else layer.weight
+    weight = (
+        layer.values if isinstance(layer, DynamicLinear | PackedLinear | BlockLinear | BlockEmbedding) else layer.weight
+    )
     assert isinstance(weight, Tensor)
     return weight.shape[1] if isinstance(layer, _EMBEDDING) else weight.shape[0]
 
