@@ -23,19 +23,20 @@ def gptq(weight: Tensor, moments: Tensor, grid: Grid, *, block: int, damping: fl
 
     weight: float32 (rows, width); moments: C, float64 (width, width); `grid(part)` looks at the columns of a block,
     (rows, block), and returns a function that rounds column j of it, (rows,). `damping` is the share of C's mean
-    diagonal that is added to the diagonal. Returns float32 (rows, width).
+    diagonal that is added to the diagonal. A weight of exactly 0 was pruned and stays 0 (as in SparseGPT, Frantar &
+    Alistarh 2023). Returns float32 (rows, width).
 
     >>> gptq(w, c, lambda part: lambda column, j: (column / s).round() * s, block=32)
     """
     w, result = weight.detach().float().clone(), torch.empty_like(weight, dtype=torch.float32)
-    factor = _factor(moments, damping)
+    factor, zeros = _factor(moments, damping), weight.detach() == 0
     for start in range(0, w.shape[1], block):
         stop = min(start + block, w.shape[1])
         part, inner = w[:, start:stop], factor[start:stop, start:stop]
         rounded = grid(part.clone())
         errors = torch.empty_like(part)
         for j in range(stop - start):
-            result[:, start + j] = rounded(part[:, j].clone(), j)
+            result[:, start + j] = torch.where(zeros[:, start + j], 0.0, rounded(part[:, j].clone(), j))
             errors[:, j] = (part[:, j] - result[:, start + j]) / inner[j, j]
             part[:, j:] -= torch.outer(errors[:, j], inner[j, j:])
         w[:, stop:] -= errors @ factor[start:stop, stop:]

@@ -7,6 +7,7 @@ then runs the fastest products that it has: half the bytes of int8 per channel a
 as in QServe (Lin et al., 2024); Q is rounded by GPTQ (gptq.py) where there is calibration data.
 """
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -23,7 +24,6 @@ from .moments import second_moments
 from .weights import finite
 
 _TOP = 15  # the largest of 4 bits
-_CLIPS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,14 @@ def two_levels(part: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]
 
     part: (rows, block); scale: (rows,). |V| stays within `limit`.
     """
-    low, high = part.amin(1).clamp_max(0), part.amax(1).clamp_min(0)
-    widest = (high - low) / _TOP / scale
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    for clip in _CLIPS:
-        coarse = (widest * clip).round().clamp(1, _TOP)
-        for shift in (0, -1, 1):
-            zero = ((-low / (coarse * scale)).round() + shift).clamp(0, _TOP)
-            multiplier = torch.minimum(coarse, (limit / torch.maximum(zero, _TOP - zero)).floor())
-            step, z = (multiplier * scale)[:, None], zero[:, None]
-            error = ((part / step).round() + z).clamp(0, _TOP).sub(z).mul(step).sub(part).square().sum(1)
-            if best is None:
-                best = error, multiplier, zero
-            else:
-                better = error < best[0]
-                best = (
-                    torch.where(better, error, best[0]),
-                    torch.where(better, multiplier, best[1]),
-                    torch.where(better, zero, best[2]),
-                )
-    assert best is not None
-    return best[1], best[2]
+    middle = (part.amin(1) + part.amax(1)) / 2
+    least, best = torch.full_like(scale, torch.inf), (torch.ones_like(scale), torch.zeros_like(scale))
+    for m, shift in itertools.product(range(1, limit // 8 + 1), (0, -1, 1)):
+        zero = ((_TOP / 2 - middle / (m * scale)).round() + shift).clamp(0, _TOP)
+        multiplier = (limit / torch.maximum(zero, _TOP - zero)).floor().clamp(max=m)
+        step, z = (multiplier * scale)[:, None], zero[:, None]
+        error = ((part / step).round_().add_(z).clamp_(0, _TOP).sub_(z).mul_(step).sub_(part)).square_().sum(1)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, multiplier, best[0]), torch.where(better, zero, best[1])
+    return best

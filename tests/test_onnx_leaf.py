@@ -14,7 +14,7 @@ from edgepress.compress.weights import in_blocks, per_channel
 from edgepress.export import onnx as exporter
 from edgepress.export.model import Model
 from edgepress.export.onnx_leaf import FILL
-from edgepress.export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear
+from edgepress.export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLinear, PackedLinear
 from edgepress.export.trace import trace
 
 
@@ -29,6 +29,10 @@ def layer(kind: str) -> nn.Module:
             return nn.Embedding(6, 16)
         case "dynamic":
             return DynamicLinear(per_channel(weight, bits=7), torch.arange(6.0))
+        case "packed":
+            values = torch.arange(96, dtype=torch.uint8).view(6, 16) % 16
+            levels = torch.arange(1, 13, dtype=torch.uint8).view(6, 2)
+            return PackedLinear(values, levels, levels - 1, torch.arange(1.0, 7.0), torch.arange(6.0), 8)
         case "block":
             return BlockLinear(in_blocks(weight, bits=4, block=16, symmetric=False))
         case "block embedding":
@@ -37,7 +41,7 @@ def layer(kind: str) -> nn.Module:
             return Divided(torch.arange(1.0, 17.0), DynamicLinear(per_channel(weight, bits=7), torch.arange(6.0)))
 
 
-KINDS = ["linear", "linear without bias", "embedding", "dynamic", "block", "block embedding", "divided"]
+KINDS = ["linear", "linear without bias", "embedding", "dynamic", "packed", "block", "block embedding", "divided"]
 
 
 @pytest.mark.parametrize("rank", [2, 3])
