@@ -309,8 +309,6 @@ def _compressing() -> Iterator[None]:
     """Name the extra where a library of the workshop is missing; the runtime alone needs none of them."""
     # Threads of torch that wait do not spin: beside other programs a run took 31 s instead of 119. Read when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # torch's imports and graphs are many small objects and hardly any garbage: half a second in eight went into looking
-    gc.set_threshold(50_000, 20, 100)
     try:
         yield
     except ModuleNotFoundError as error:
