@@ -28,7 +28,7 @@ from .session import LoadedModel, load
 from .timing import Timing, to_json
 
 ROUNDS = (10, 20)  # ratios are taken per round: fewer have no quartiles worth the name
-STEADY = 0.02  # between the two, no further round where the median ratio is known to so much
+STEADY = 0.04  # between the two, no further round where the median ratio is known to so much
 BLOCK_MS = 20.0  # a block shorter than this is at the mercy of a single interrupt
 BLOCK_CALLS = 100  # ... and more calls than this add bytes to the report, not knowledge
 LIMIT_S = 60.0  # per artifact; a model of 5 s a call gets fewer runs, not ten minutes

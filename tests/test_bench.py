@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -254,8 +255,9 @@ def test_rounds_end_where_the_ratio_is_known_and_never_before_each_has_its_runs(
     assert not _is_steady([shaken, steady])
     assert not _is_steady([shaken, steady, steady])  # the one before the last is not all that counts
 
-    quartiles = np.log(1.0 + 0.06 * np.tile([0, 1], 5))  # log ratios 0 and 0.058: 0.018 over √10
-    assert _is_steady([[(float(np.exp(x)),) for x in quartiles], steady])
+    # the quartiles of the log ratios lie 0.12 apart: 0.038 over √10; and 0.14: 0.044
+    assert _is_steady([[(math.exp(0.12 * (i % 2)),) for i in range(10)], steady])
+    assert not _is_steady([[(math.exp(0.14 * (i % 2)),) for i in range(10)], steady])
 
     blocks = _in_turn([lambda: None, lambda: None], runs=100, limit_s=10)
     assert all(sum(map(len, rounds)) >= 100 for rounds in blocks)
