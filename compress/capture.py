@@ -9,7 +9,7 @@ from itertools import chain, count
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ..export.model import Model
 from ..export.trace import quiet, trace
@@ -94,6 +94,20 @@ def constant(graph: fx.GraphModule, node: object) -> Tensor | None:
     assert isinstance(node.target, str)
     value = operator.attrgetter(node.target)(graph)
     return value.detach() if isinstance(value, Tensor) else None
+
+
+def parameter(graph: fx.GraphModule, node: object) -> nn.Parameter | None:
+    """What `constant` gives, as the parameter that it is from now on: a weight that folding has made learns too."""
+    value = constant(graph, node)
+    if value is None:
+        return None
+    assert isinstance(node, fx.Node)
+    owner, _, name = str(node.target).rpartition(".")
+    part = graph.get_submodule(owner)
+    if not isinstance(getattr(part, name), nn.Parameter):
+        delattr(part, name)
+        part.register_parameter(name, nn.Parameter(value))
+    return part.get_parameter(name)
 
 
 def add_constant(graph: fx.GraphModule, value: Tensor, name: str) -> fx.Node:

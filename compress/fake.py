@@ -106,6 +106,25 @@ class FakeChannels(nn.Module):
         return (weight / scale).round_().mul_(scale)
 
 
+class FakeBias(nn.Module):
+    """A bias in whole steps of `s_x·s_w`, as the int32 sums count it; `step` is s_x, s_w that of FakeChannels."""
+
+    step: Tensor
+
+    def __init__(self, bias: Tensor, weight: Tensor, step: Tensor, bits: int) -> None:
+        super().__init__()
+        self.bias, self.weight, self.bits = _parameter(bias), _parameter(weight), bits
+        self.register_buffer("step", step)
+
+    def forward(self) -> Tensor:
+        """float32 (channels,)."""
+        return _StraightThrough.apply(self.bias, self._rounded)  # pyright: ignore[reportReturnType]
+
+    def _rounded(self, bias: Tensor) -> Tensor:
+        scale = channel_scale(self.weight.detach(), bits=self.bits)
+        return torch.round(bias.double() / (self.step.double() * scale.double())).float() * (self.step * scale)
+
+
 class FakeDynamicLinear(nn.Module):
     """nn.Linear on its way to a DynamicLinear."""
 

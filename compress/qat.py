@@ -17,7 +17,7 @@ from ..export.model import Model
 from ..export.quantized import BlockLinear, DynamicLinear, PackedLinear
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
-from . import static
+from . import rounding
 from .data import Data
 from .distill import Distill, teach
 from .fake import FakeBlockEmbedding, FakeBlockLinear, settle
@@ -86,7 +86,7 @@ class Qat:
         teach(self.distill, model, module, data, who="qat", after_step=_after_step(module))
         if self.static is not None:
             assert isinstance(module, fx.GraphModule)
-            settled = static.settle(module)
+            settled = rounding.settle(module)
         else:
             settled = settle(module)
         return model.then(settled, Step("qat", asdict(self), f"trained for {', '.join(notes)}"))

@@ -5,28 +5,24 @@
 Jacob et al., CVPR 2018. A value is quantized where a convolution or a linear layer reads or convolutions write it, and
 stays quantized through additions, pooling and reshapes; what is left, as softmax and layer normalization, stays float.
 
-`prepare` captures the graph, calibrates it and puts in layers that round as they run; `settle` turns those into
-integers. Between the two, qat.py trains.
+What is decided here is written into the graph in rounding.py.
 """
 
-import operator
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..export import quantized  # noqa: F401 - defines the edgepress operators
 from ..export.model import Model
 from ..runtime.artifact import Step
 from ..runtime.errors import UnknownName, UsageError
 from .calibration import calibrate
-from .capture import CONVOLUTIONS, add_constant, aten, capture, constant, tidy
+from .capture import CONVOLUTIONS, aten, capture, constant, parameter
 from .data import Batch, Data
-from .fake import FakeActivation, FakeChannels
 from .observers import OBSERVERS, Observer
-from .weights import per_channel
+from .rounding import counts, insert, settle
 
 Activation = Literal["uint8", "int8"]
 
@@ -90,43 +86,19 @@ class StaticInt8:
         if not owners:
             return None
         ranges = _calibrate(graph, dict.fromkeys(owners.values()), self.calibration, model.example, data.calibration)
-        _make_parameters(graph)
-        _round_activations(graph, products, owners, ranges, _DTYPES[self.activation or "uint8"])
-        _round_weights(graph, products, bits=7 if self.reduce_range else 8)
-        tidy(graph)
+        dtype = _DTYPES[self.activation or "uint8"]
+        for node in graph.graph.nodes:
+            for read in node.args[1:3] if node.target in _PRODUCTS else ():
+                parameter(graph, read)
+        scales = {owner: scale_and_zero(*limits, dtype) for owner, limits in ranges.items()}
+        insert(graph, products, owners, _readers(products, owners), scales, bits=7 if self.reduce_range else 8)
         return graph
 
     def note(self, prepared: nn.Module) -> str:
         """What was done, in words."""
         assert isinstance(prepared, fx.GraphModule)
-        products = sum(len(node.users) for node, _ in _fakes(prepared, FakeChannels))
-        values = len({node.target for node, _ in _fakes(prepared, FakeActivation)})
+        products, values = counts(prepared)
         return f"{products} layers at int8, per channel; {values} activations at {self.activation or 'uint8'}"
-
-
-def settle(prepared: fx.GraphModule) -> fx.GraphModule:
-    """The graph of `prepare`, changed in place: integers where layers rounded."""
-    graph = prepared.graph
-    for node, fake in _fakes(prepared, FakeActivation):
-        with graph.inserting_before(node):
-            constants = add_constant(prepared, fake.scale, "scale"), add_constant(prepared, fake.zero, "zero")
-            call = graph.call_function(torch.ops.edgepress.quantize_dequantize.default, (node.args[0], *constants))
-        node.replace_all_uses_with(call)
-        graph.erase_node(node)
-    for node, fake in _fakes(prepared, FakeChannels):
-        _quantize_constants(prepared, list(node.users), fake)
-    tidy(prepared)
-    return prepared
-
-
-Fake = TypeVar("Fake", FakeActivation, FakeChannels)
-
-
-def _fakes(graph: fx.GraphModule, kind: type[Fake]) -> list[tuple[fx.Node, Fake]]:
-    """The nodes that call a layer of this kind, with the layer."""
-    nodes = [node for node in graph.graph.nodes if node.op == "call_module"]
-    found = ((node, graph.get_submodule(node.target)) for node in nodes)
-    return [(node, layer) for node, layer in found if isinstance(layer, kind)]
 
 
 def _products(graph: fx.GraphModule, fewest: int) -> list[fx.Node]:
@@ -163,6 +135,16 @@ def _owners(graph: fx.Graph, products: Collection[fx.Node]) -> dict[fx.Node, fx.
                 tail = _tail(node) if node.target in _ARITHMETIC else node
                 owners[tail] = owners[sources[0]] if node.target in _MOVES else tail
     return owners
+
+
+def _readers(products: Collection[fx.Node], owners: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Who reads each of these values as integers; others, as a softmax, read it as it was."""
+    read = {*products, *owners}
+    heads = {node.all_input_nodes[0] for node in owners if node.target in _FUSED}
+    return {
+        node: [user for user in node.users if user in read or (user in heads and user.target in _ARITHMETIC)]
+        for node in owners
+    }
 
 
 def _tail(node: fx.Node) -> fx.Node:
@@ -202,82 +184,6 @@ def _calibrate(
 
     calibrate(run, inputs, calibration, "static_int8")
     return {node: observer.range() for node, observer in observers.items()}
-
-
-def _make_parameters(graph: fx.GraphModule) -> None:
-    """The weights and biases of all products as parameters, also those that were made by folding: they can learn."""
-    for node in graph.graph.nodes:
-        for read in node.args[1:3] if node.target in _PRODUCTS else ():
-            if (value := constant(graph, read)) is not None:
-                owner, _, name = read.target.rpartition(".")
-                part = graph.get_submodule(owner)
-                if name in part._buffers:
-                    delattr(part, name)
-                    part.register_parameter(name, nn.Parameter(value))
-
-
-def _round_activations(
-    graph: fx.GraphModule,
-    products: Collection[fx.Node],
-    owners: dict[fx.Node, fx.Node],
-    ranges: dict[fx.Node, tuple[float, float]],
-    dtype: torch.dtype,
-) -> None:
-    """A FakeActivation behind each value, before all that read it as integers; one for all values of an owner."""
-    names = {owner: f"fake_activation_{i}" for i, owner in enumerate(ranges)}
-    for owner, name in names.items():
-        graph.add_submodule(name, FakeActivation(*scale_and_zero(*ranges[owner], dtype)))
-    readers = {*products, *owners}
-    heads = {node.all_input_nodes[0] for node in owners if node.target in _FUSED}
-    for node, owner in owners.items():
-        users = [u for u in node.users if u in readers or (u in heads and u.target in _ARITHMETIC)]
-        with graph.graph.inserting_after(node):
-            call = graph.graph.call_module(names[owner], (node,))
-        for user in users:
-            user.replace_input_with(node, call)
-
-
-def _round_weights(graph: fx.GraphModule, products: Iterable[fx.Node], *, bits: int) -> None:
-    """FakeChannels in the place of each weight, for all products that read it."""
-    by_weight: dict[Any, list[fx.Node]] = {}
-    for node in products:
-        by_weight.setdefault(node.all_input_nodes[1].target, []).append(node)
-    for i, (weight, nodes) in enumerate(by_weight.items()):
-        name = f"fake_weight_{i}"
-        graph.add_submodule(name, FakeChannels(operator.attrgetter(weight)(graph), bits))
-        with graph.graph.inserting_before(nodes[0]):
-            fake = graph.graph.call_module(name)
-        for node in nodes:
-            node.update_arg(1, fake)
-
-
-def _quantize_constants(graph: fx.GraphModule, nodes: list[fx.Node], fake: FakeChannels) -> None:
-    """A weight, and the biases of the products that read it, as integers.
-
-    A bias counts in steps of s_x·s_w, as the int32 sums do. Where a channel's weights are 0, or next to nothing beside
-    its bias, s_w is so large that the bias takes no more than 2^30 steps.
-    """
-    biases = [constant(graph, node.args[2]) if len(node.args) > 2 else None for node in nodes]
-    steps = [constant(graph, node.all_input_nodes[0].args[1]) for node in nodes]  # of quantize_dequantize(x, s, z)
-    least = torch.zeros(len(fake.weight))
-    for bias, step in zip(biases, steps, strict=True):
-        if bias is not None and step is not None:
-            least = torch.maximum(least, bias.abs() / (step * 2**30))
-    q = per_channel(fake.weight, bits=fake.bits, least=least)
-    shared = _dequantized(graph, nodes[0], q.values, q.scale, "weight")
-    for node, bias, step in zip(nodes, biases, steps, strict=True):
-        node.update_arg(1, shared)
-        if bias is not None and step is not None:
-            counts = torch.round(bias.double() / (step.double() * q.scale.double())).to(torch.int32)
-            node.update_arg(2, _dequantized(graph, node, counts, step * q.scale, "bias"))
-
-
-def _dequantized(graph: fx.GraphModule, node: fx.Node, values: Tensor, scale: Tensor, name: str) -> fx.Node:
-    """A node before `node` that dequantizes constants per output channel."""
-    with graph.graph.inserting_before(node):
-        arguments = (add_constant(graph, values, name), add_constant(graph, scale, f"{name}_scale"))
-        bits = values.element_size() * 8
-        return graph.graph.call_function(torch.ops.edgepress.dequantize.default, (*arguments, None, bits, 0))
 
 
 def scale_and_zero(low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

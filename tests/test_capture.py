@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, tidy
+from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, parameter, tidy
 from edgepress.runtime.errors import UnsupportedError
 
 from .quantize_check import chain, largest_difference, model_of, random, run, seeded
@@ -216,3 +216,14 @@ def test_a_module_that_cannot_be_traced_is_refused_in_one_line() -> None:
     with pytest.raises(UnsupportedError, match=r"net cannot be traced by torch\.export") as caught:
         capture(model_of(Undecided(), x=image))
     assert "\n" not in str(caught.value)
+
+
+def test_a_constant_becomes_a_parameter_when_it_is_asked_for_as_one() -> None:
+    graph = capture(model_of(chain(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)), x=random(2, 4, 5, 5)))
+    (conv,) = (node for node in graph.graph.nodes if node.target is aten.conv2d.default)
+    assert not list(graph.parameters()), "folding leaves buffers"
+    weight, expected = parameter(graph, conv.args[1]), constant(graph, conv.args[1])
+    assert weight is parameter(graph, conv.args[1])
+    assert torch.equal(weight, expected)
+    assert list(graph.parameters()) == [weight]
+    assert parameter(graph, conv.args[0]) is None
