@@ -2,8 +2,8 @@
 
     python benchmarks/encoder_small.py            # half an hour on two cores
 
-Trained on docstrings of the packages in this environment; judged on licences and READMEs, another kind of text, of which
-nothing was trained or calibrated on. Speed is taken at one thread, one sentence a call, in turn with fp32.
+Trained on docstrings of the packages in this environment; judged on licences and READMEs, another kind of text, none of
+which was trained or calibrated on. Speed is taken at one thread, one sentence a call, in turn with fp32.
 """
 
 import argparse
