@@ -18,6 +18,7 @@ from .direct import spare
 from .model import Model
 from .onnx_leaf import LEAF, fill
 from .onnx_lower import DOMAIN, drop_unread, lower
+from .onnx_save import save
 from .skeleton import hollow_trace, leaves, outside
 from .trace import first_line, quiet
 
@@ -40,7 +41,7 @@ def write(model: Model, folder: Path) -> Path:
     if size > MAX_BYTES:
         raise UnsupportedError(f"the weights take {size / 1e9:.1f} GB, one ONNX file holds 2 GB; quantize them first")
     path = folder / FILE
-    ir.save(graph, path)
+    save(graph, path)
     return path
 
 
