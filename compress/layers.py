@@ -9,7 +9,12 @@ from torch import nn
 from ..runtime.errors import UsageError
 
 # The kinds of layer that a pass may name in its settings.
-KINDS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "embedding": nn.Embedding}
+KINDS: dict[str, type[nn.Module]] = {
+    "linear": nn.Linear,
+    "embedding": nn.Embedding,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+}
 
 
 def find_layers(

@@ -17,10 +17,11 @@ from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
 from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear
-from .layers import KINDS, find_layers, with_layers
+from .layers import find_layers, with_layers
 from .smooth import smoothing_scales
 
 BITS = (4, 8)
+_KINDS = ("linear", "embedding")
 
 _FAKES = (FakeDynamicLinear, FakeBlockLinear, FakeBlockEmbedding)
 
@@ -103,8 +104,8 @@ class WeightOnly:
             raise UsageError(f"weight_only: bits = {self.bits}; expected one of 4, 8")
         if self.block < 16 or self.block & (self.block - 1):
             raise UsageError(f"weight_only: block = {self.block}; expected a power of two, at least 16")
-        if unknown := set(self.layers) - set(KINDS):
-            raise UsageError(f"weight_only: layers = {sorted(unknown)}; known kinds: {', '.join(KINDS)}")
+        if unknown := set(self.layers) - set(_KINDS):
+            raise UsageError(f"weight_only: layers = {sorted(unknown)}; known kinds: {', '.join(_KINDS)}")
 
     def __call__(self, model: Model, data: Data) -> Model:
         """Needs no data. Returns the model unchanged where it has no layer of these kinds.

@@ -26,6 +26,8 @@ PASSES: dict[str, tuple[str, str]] = {
     "qat": ("qat", "Qat"),
     "distill": ("distill", "Distill"),
     "finetune": ("distill", "FineTune"),
+    "lowrank": ("lowrank", "LowRank"),
+    "cluster": ("cluster", "Cluster"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.

@@ -25,7 +25,7 @@ def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8, least: Tensor |
     `least`, of shape (channels,), is what no scale goes below. Raises ModelError for a weight that is not finite.
     """
     limit = 2 ** (bits - 1) - 1
-    w = _finite(weight)
+    w = finite(weight)
     scale = channel_scale(w, axis=axis, bits=bits)
     if least is not None:
         scale = torch.maximum(scale, least)
@@ -49,7 +49,7 @@ def in_blocks(
     `half_scales` stores scales as float16; the integers are rounded against the stored scale. Raises ModelError for a
     weight that is not finite, or too large for float16 where scales are.
     """
-    w = _blocks(_finite(weight, torch.float16 if half_scales else torch.float32), block)
+    w = _blocks(finite(weight, torch.float16 if half_scales else torch.float32), block)
     parts = [
         _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, half=half_scales)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
@@ -66,7 +66,7 @@ def in_blocks(
 
 def with_scales(weight: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int, block: int) -> QTensor:
     """A matrix in blocks whose scales and zero points, each (rows, blocks), are known."""
-    q, _ = round_in_blocks(_finite(weight), scale, zero, bits=bits, block=block)
+    q, _ = round_in_blocks(finite(weight), scale, zero, bits=bits, block=block)
     values = q.to(torch.uint8).flatten(-2)[..., : weight.shape[-1]].contiguous()
     return QTensor(values, scale, zero, bits, block=block)
 
@@ -105,7 +105,7 @@ def _squared_error(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return _round(w, scale, zero, bits).sub_(zero).mul_(scale).sub_(w).square_().sum(-1, keepdim=True)
 
 
-def _finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight in float32; raises ModelError where `dtype` does not hold its values."""
     w = weight.detach().float()
     peak, largest = float(w.abs().max()), torch.finfo(dtype).max

@@ -10,7 +10,7 @@ import torch
 from onnxscript import values
 
 from ..runtime.errors import UnsupportedError
-from . import quantized as ops
+from . import palette, quantized  # noqa: F401 - define the edgepress operators
 from .model import Model
 from .onnx_lower import DOMAIN, lower
 from .trace import first_line, quiet, trace
@@ -64,11 +64,11 @@ def _translations() -> dict[Any, Any]:
         torch.ops.edgepress.block_embedding.default: _node(
             "block_embedding", ("ids", "values", "scale", "zero"), ("bits", "block")
         ),
+        torch.ops.edgepress.lookup.default: _node("lookup", ("index", "palette"), ()),
     }
 
 
 def _node(name: str, inputs: tuple[str, ...], attributes: tuple[str, ...]) -> Any:
-    assert hasattr(ops, name)
     schema = onnx.defs.OpSchema
     optional = schema.FormalParameterOption.Optional
     tensors = [f"tensor({t})" for t in ("float", "float16", "int8", "uint8", "int32", "int64")]

@@ -1,12 +1,13 @@
-"""Lower quantized layers to what ONNX Runtime computes fast: QDQ, dynamic int8, block-wise weights.
+"""Lower quantized layers to what ONNX Runtime computes fast: QDQ, dynamic int8, block-wise weights, palettes.
 
     quantize_dequantize  ->  QuantizeLinear, DequantizeLinear
     dequantize           ->  DequantizeLinear (per channel)
     dynamic_linear       ->  DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add
     block_linear         ->  com.microsoft.MatMulNBits, Add
     block_embedding      ->  com.microsoft.GatherBlockQuantized
+    lookup               ->  Cast, Gather, Reshape of constants: one float weight when ONNX Runtime has loaded it
 
-Specs: onnx.ai operators, opset 21; ONNX Runtime's contrib operators for the last two.
+Specs: onnx.ai operators, opset 21; ONNX Runtime's contrib operators for the blocks.
 """
 
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def lower(model: ir.Model) -> None:
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[name]
+    _look_up_rows(model.graph)
     _fold_transposes(model.graph)
     _pool_globally(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -152,12 +154,37 @@ def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
     return y if _array(scale).dtype == np.float32 else to.op("Cast", y, to=int(ir.DataType.FLOAT))[0]
 
 
+def _lookup(node: ir.Node, to: _Lowering) -> ir.Value:
+    index, palette = node.inputs
+    assert index is not None
+    assert palette is not None
+    parts = zip(np.array_split(_array(index), len(_array(palette))), _array(palette), strict=True)
+    names = f"{index.name}_packed", f"{palette.name}_values"
+    gathered = [_gather(part, values, names, to) for part, values in parts if part.size]
+    return gathered[0] if len(gathered) == 1 else to.op("Concat", *gathered, axis=0)[0]
+
+
+def _gather(index: np.ndarray, palette: np.ndarray, names: tuple[str, str], to: _Lowering) -> ir.Value:
+    """`palette[index]`, the index in 4 or 8 bits; at 2 bits, two of them in 4, which stand for a pair of values."""
+    pairs = palette.size == 4 and index.size % 2 == 0
+    codes, values = index, palette
+    if pairs:
+        first, second = np.arange(16) & 3, np.arange(16) >> 2
+        codes = index.reshape(-1)[0::2] | index.reshape(-1)[1::2] << 2
+        values = np.stack([palette[first], palette[second]], axis=1)
+    packed = codes if len(values) > 16 else codes.astype(ir.DataType.UINT4.numpy())
+    (number,) = to.op("Cast", to.constant(packed, names[0]), to=int(ir.DataType.INT32))
+    (y,) = to.op("Gather", to.constant(values, names[1]), number)
+    return to.op("Reshape", y, to.constant(np.array(index.shape), f"{names[0]}_shape"))[0] if pairs else y
+
+
 LOWER: dict[str, Callable[[ir.Node, _Lowering], ir.Value]] = {
     "quantize_dequantize": _quantize_dequantize,
     "dequantize": _dequantize,
     "dynamic_linear": _dynamic_linear,
     "block_linear": _block_linear,
     "block_embedding": _block_embedding,
+    "lookup": _lookup,
 }
 
 
@@ -173,6 +200,34 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
     return values[..., 0::2] | (values[..., 1::2] << 4)
+
+
+def _look_up_rows(graph: ir.Graph) -> None:
+    """`Gather(Gather(palette, Cast(index)), ids) -> Gather(palette, Cast(Gather(index, ids)))`.
+
+    An embedding reads few of its rows: an engine then keeps a byte for each of its numbers, not a float.
+    """
+    for node in [n for n in graph if n.op_type == "Gather"]:
+        table, ids = node.inputs
+        look = table.producer() if table is not None else None
+        if look is None or look.op_type != "Gather" or table is None or len(table.uses()) != 1:
+            continue
+        if any(n.attributes["axis"].as_int() for n in (node, look) if "axis" in n.attributes):
+            continue
+        palette, number = look.inputs
+        cast = number.producer() if number is not None else None
+        if palette is None or palette.const_value is None or cast is None or cast.op_type != "Cast":
+            continue
+        index = cast.inputs[0]
+        if index is None or index.const_value is None or index.dtype not in (ir.DataType.UINT4, ir.DataType.UINT8):
+            continue
+        lowering = _Lowering(graph)
+        if index.dtype == ir.DataType.UINT4:  # no engine gathers these
+            (index,) = lowering.op("Cast", index, to=int(ir.DataType.UINT8))
+        (rows,) = lowering.op("Gather", index, ids, axis=0)
+        (rows,) = lowering.op("Cast", rows, to=int(ir.DataType.INT32))
+        (y,) = lowering.op("Gather", palette, rows)
+        ir.convenience.replace_nodes_and_values(graph, node, [node, look, cast], lowering.nodes, [node.outputs[0]], [y])
 
 
 def _fold_transposes(graph: ir.Graph) -> None:
