@@ -68,8 +68,9 @@ def outputs(model: Model, ids: np.ndarray) -> np.ndarray:
 def test_resnet8_in_training_and_its_file_agree_on_every_digit(
     digits_sample: ModuleType, digits_weights: Path, tmp_path: Path
 ):
-    """A value in the middle between two steps may fall either way in an engine that counts in integers, and the layers
-    after it carry that on: logits differ by 0.03 at most, of up to 7.6, seen in three runs; allowed is 0.1."""
+    """The reference gives what the training saw to the last bit. An engine counts in integers: a value in the middle
+    between two steps may fall either way, and the layers after it carry that on. Seen: 0.025 at most, of logits up to
+    7.5; allowed: 0.05."""
     network = digits_sample.ResNet8()
     network.load_state_dict(load_file(digits_weights))
     data = digits_sample.digits()
@@ -85,11 +86,12 @@ def test_resnet8_in_training_and_its_file_agree_on_every_digit(
     found = load(export(result, "onnx", tmp_path / "qat").path, threads=1)(image=data.test_images)["logits"]
     (expected,) = simulated
     assert (found.argmax(-1) == expected.argmax(-1)).sum() == 540
-    assert np.abs(found - expected).max() < 0.1
+    assert np.abs(found - expected).max() < 0.05
     assert (found.argmax(-1) == data.test_labels).mean() >= 0.985
     image = torch.from_numpy(data.test_images)
     untrained = StaticInt8(reduce_range=HOST_RANGE)(task.model, task.data)
     before, after, wanted = (m(image=image)["logits"] for m in (untrained, result, task.model))
+    assert torch.equal(after, torch.from_numpy(expected))
     assert (after - wanted).abs().mean() < 0.75 * (before - wanted).abs().mean()
     assert "9 layers at int8" in result.history[-1].note
 
