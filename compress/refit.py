@@ -1,0 +1,143 @@
+"""Refit a layer that lost inputs, so that it gives again what it gave before: closed form, no training.
+
+With X' the inputs that are left [n, in'], Y what the whole model's layer gave there [n, out], W the layer as it is:
+
+    ΔW = argmin ‖X'(W + ΔW)ᵀ − Y‖² + λ‖ΔW‖²      =>      ΔWᵀ = (X'ᵀX' + λI)⁻¹ X'ᵀ(Y − X'Wᵀ)
+
+A bias is one more input that is always 1. Both products are summed over the batches in float64, so memory does not grow
+with the data. Layers are refitted in the order in which they run, each on what the layers before it give *now*
+(He et al. 2017; for transformers: Kwon et al. 2022), and λ pulls towards the weights as they are.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..export.model import Model
+from ..export.trace import evaluating
+from .calibration import calibrate
+from .data import Batch
+from .importance import channels_last, samples
+
+# λ in shares of the mean of the diagonal of X'ᵀX'.
+RIDGE = 1e-4
+
+
+def solve(gram: Tensor, cross: Tensor, ridge: float = RIDGE) -> Tensor:
+    """ΔW, float64 [out, in], from `gram` = XᵀX [in, in] and `cross` = Xᵀ(Y − XWᵀ) [in, out].
+
+    Inputs that are all 0 stay as they are, and a gram without full rank is no trouble: of all solutions it is about the
+    nearest one.
+    """
+    penalty = ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
+    return torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), cross).T
+
+
+def refit(before: Model, after: nn.Module, rows: Mapping[str, Tensor], calibration: Iterable[Batch]) -> int:
+    """Refit layers of `after`, in place, to what the same layers of `before` give; returns how many were.
+
+    `rows[layer]` are the outputs of the layer that `after` still has, int64. Linear layers and plain Conv2d are
+    refitted; others stay as they are. Raises DataError where there is no data, or the model does not run on it.
+    """
+    fitted = [name for name in order(before, rows) if _can(after.get_submodule(name))]
+    for name in fitted:
+        layer = after.get_submodule(name)
+        gram, cross = moments(before, after, name, rows[name], calibration)
+        change = solve(gram, cross).to(layer.get_parameter("weight").dtype)
+        with torch.no_grad():
+            weight = layer.get_parameter("weight")
+            if layer.bias is not None:
+                layer.get_parameter("bias").add_(change[:, -1])
+                change = change[:, :-1]
+            weight.add_(change.reshape(weight.shape))
+    return len(fitted)
+
+
+def moments(
+    before: Model, after: nn.Module, name: str, rows: Tensor, calibration: Iterable[Batch]
+) -> tuple[Tensor, Tensor]:
+    """X'ᵀX' and X'ᵀ(Y − X'Wᵀ) of a layer over all batches, float64, one batch in memory at a time."""
+    layer, whole = after.get_submodule(name), before.module.get_submodule(name)
+    width = layer.get_parameter("weight")[0].numel() + (layer.bias is not None)
+    gram = torch.zeros(width, width, dtype=torch.float64)
+    cross = torch.zeros(width, len(rows), dtype=torch.float64)
+
+    def run(inputs: Mapping[str, Tensor]) -> None:
+        mask = inputs.get("attention_mask")
+        wanted = [channels_last(y, whole)[..., rows] for _, y in _calls(before.module, whole, inputs)]
+        for (x, y), target in zip(_calls(after, layer, inputs), wanted, strict=True):
+            missing = target - channels_last(y, layer)
+            for values, d in _rows(x, missing, layer, mask):
+                if layer.bias is not None:
+                    values = F.pad(values, (0, 1), value=1.0)
+                values = values.double()
+                gram.addmm_(values.T, values)
+                cross.addmm_(values.T, d.double())
+
+    with evaluating(before.module), evaluating(after):
+        calibrate(run, before.example, calibration, "structured with refit")
+    return gram, cross
+
+
+def _calls(module: nn.Module, layer: nn.Module, inputs: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """What a layer reads and gives, each time that the module runs it on these inputs."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> None:
+        seen.append((args[0] if args else named["input"], y.clone()))  # a ReLU in place may come next
+
+    with layer.register_forward_hook(hook, with_kwargs=True):
+        module(**inputs)
+    return seen
+
+
+def _rows(x: Tensor, missing: Tensor, layer: nn.Module, mask: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+    """Inputs and what is missing, as rows; of a convolution sample by sample, for its windows overlap."""
+    if not isinstance(layer, nn.Conv2d):
+        yield samples(x, layer, mask), samples(missing, layer, mask)
+        return
+    for one, wanted in zip(x, missing, strict=True):
+        windows = F.unfold(one[None], layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyright: ignore[reportArgumentType]
+        yield windows[0].T, wanted.flatten(0, -2)
+
+
+def _can(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear)
+
+
+def order(model: Model, names: Iterable[str]) -> list[str]:
+    """These layers in the order in which the model first runs them on its example; without those that it never runs."""
+    ran: dict[str, None] = {}
+    with ExitStack() as hooks, evaluating(model.module):
+        for name in names:
+            layer = model.module.get_submodule(name)
+            hooks.enter_context(layer.register_forward_pre_hook(lambda *_, name=name: ran.setdefault(name)))
+        model(**model.example)
+    return list(ran)
+
+
+def restate(module: nn.Module, example: Mapping[str, Tensor], calibration: Iterable[Batch]) -> int:
+    """Take the statistics of batch normalization anew, in place: the mean over all batches of theirs; returns how many.
+
+    Raises DataError where there is no data, or the module does not run on it.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(module):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a mean over all batches, none forgotten
+            norm.train()
+        calibrate(lambda inputs: module(**inputs), example, calibration, "structured with refit")
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return len(norms)
