@@ -1,7 +1,7 @@
 """Channels of convolutional networks, with all that depends on them, found by Torch-Pruning.
 
-DepGraph (Fang et al., CVPR 2023). A channel is an output of a convolution. Batch norm behind it, what adds to it in a residual connection, depthwise
-convolutions and the layers that read it go with it.
+DepGraph (Fang et al., CVPR 2023). A channel is an output of a convolution. Batch norm behind it, what adds to it in a
+residual connection, depthwise convolutions and the layers that read it go with it.
 """
 
 import copy

@@ -6,8 +6,9 @@ Smaller tensors of the same kind, so every format and every engine gains size an
 Michel et al. 2019 (heads), Kwon et al. 2022 (neurons, and refitting without training), Sajjad et al. 2020 (layers).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ..export.trace import evaluating, first_line
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .channels import channels, with_channels
-from .data import Data
+from .data import Batch, Data
 from .groups import (
     Group,
     count_kept,
@@ -45,7 +46,8 @@ class StructuredPrune:
     groups, whatever their kind: "pattern=ratio" over the names that the plan shows, the first that fits.
     `importance` (magnitude, taylor, activation) chooses the units; layers go by how little they change what passes
     through them. `refit` fits the layers that lost inputs to the outputs of the whole model by least squares, and takes
-    batch norm's statistics anew. Channels and neurons stay in multiples of `round_to`, rounded up.
+    batch norm's statistics anew, on the calibration data and, where that is short of `refit_samples`, on inputs of the
+    training data. Channels and neurons stay in multiples of `round_to`, rounded up.
 
     >>> StructuredPrune(neurons=0.5)(model, data).history[-1].note
     'neurons 9216 -> 4608 in 6 groups, refitted'
@@ -59,6 +61,7 @@ class StructuredPrune:
     ratios: tuple[str, ...] = ()
     importance: Importance = "activation"
     refit: bool = True
+    refit_samples: int = 512
     round_to: int = 8
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class StructuredPrune:
         read_ratios(WHO, self.ratios)
         if self.importance not in IMPORTANCES:
             raise UsageError(f"{WHO}: importance = {self.importance!r}; expected one of {', '.join(IMPORTANCES)}")
+        if self.refit_samples < 1:
+            raise UsageError(f"{WHO}: refit_samples = {self.refit_samples}; expected 1 or more, as 512")
         if self.round_to < 1:
             raise UsageError(f"{WHO}: round_to = {self.round_to}; expected 1 (any number) or more, as 8")
         if self.layers and self.layers_kept:
@@ -91,8 +96,9 @@ class StructuredPrune:
         _check(model, module)
         note, readers = summary(groups), _readers(whole, groups)
         if self.refit and readers:
-            refit(whole, module, readers, data.calibration)
-            restate(module, model.example, data.calibration)
+            batches = list(_fitting(data, model.example, self.refit_samples))
+            refit(whole, module, readers, batches)
+            restate(module, model.example, batches)
             note += ", refitted"
         return model.then(module, Step(WHO, asdict(self), note))
 
@@ -184,6 +190,18 @@ def _readers(model: Model, groups: Sequence[Group]) -> dict[str, Tensor]:
     every = {name: torch.arange(len(squares(model.module.get_submodule(name)))) for name in names}
     left = {name: outputs_left(name, cut) for name in names}
     return {name: every[name] if rows is None else rows for name, rows in left.items()}
+
+
+def _fitting(data: Data, inputs: Collection[str], wanted: int) -> Iterator[Batch]:
+    """The calibration batches, then inputs of training batches, until there are enough samples."""
+    training = data.training(0) if callable(data.training) else data.training
+    unlabelled = ({name: batch[name] for name in inputs if name in batch} for batch in training)
+    seen = 0
+    for batch in chain(data.calibration, unlabelled):
+        if seen >= wanted:
+            return
+        yield batch
+        seen += max((len(array) for array in batch.values() if array.ndim), default=1)
 
 
 def _check(model: Model, module: nn.Module) -> None:

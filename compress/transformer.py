@@ -104,7 +104,7 @@ def heads(module: nn.Module) -> list[Group]:
         for path in projections:
             _linear(module, path)
         everything = tuple(range(number))
-        rows = {path: units for path in projections}
+        rows = dict.fromkeys(projections, units)
         groups.append(Group(_below(name, anatomy.attention), "heads", number, everything, rows, {output: units}))
     return groups
 
