@@ -19,6 +19,7 @@ from .groups import Group
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (*_CONVOLUTIONS, nn.Linear)
+_UNKNOWN = "what uses them is not all known"
 # What a module or the tracing of it raises where sizes do not fit each other any more.
 _MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -26,9 +27,9 @@ _MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, As
 def channels(model: Model) -> list[Group]:
     """A group for each set of channels that must go together, all kept, named after its first convolution.
 
-    `why` is set where the group must stay whole: the model's outputs would change their shape, its code has their
-    number in it, or a grouped convolution reads them. Empty where the model has no convolution. Raises UnsupportedError
-    where the model cannot be traced.
+    `why` is set where the group must stay whole: the model's outputs would change their shape, a grouped convolution
+    reads them, or a model without one of them does not compute what it does where their readers have zeros for it.
+    Empty where the model has no convolution. Raises UnsupportedError where the model cannot be traced.
     """
     if not any(isinstance(part, _CONVOLUTIONS) for part in model.module.modules()):
         return []
@@ -107,10 +108,31 @@ def _described(graph: Any, items: Any, names: Mapping[nn.Module, str]) -> Group:
 def _misfit(model: Model, groups: Sequence[Group]) -> str:
     """Why the model does not do its work any more where one channel of each group is gone; empty where it does."""
     tried = [replace(group, kept=group.kept[1:]) for group in groups if group.size > 1]
-    whole = model(**model.example)
+    expected = _run(model, _zeroed(model.module, tried))
     try:
-        part = replace(model, module=with_channels(model, tried))(**model.example)
+        found = _run(model, with_channels(model, tried))
     except _MISFITS:
-        return "the model's code has their number in it"
-    changed = [name for name in model.outputs if part[name].shape != whole[name].shape]
-    return f"they are the model's output {changed[0]}" if changed else ""
+        return _UNKNOWN
+    for name, y in expected.items():
+        if found[name].shape != y.shape:
+            return f"they are the model's output {name}"
+        if not torch.allclose(found[name], y, rtol=1e-3, atol=1e-3 * float(y.abs().max())):
+            return _UNKNOWN
+    return ""
+
+
+def _run(model: Model, module: nn.Module) -> dict[str, Tensor]:
+    with evaluating(module):
+        return replace(model, module=module)(**model.example)
+
+
+def _zeroed(module: nn.Module, groups: Sequence[Group]) -> nn.Module:
+    """A copy in which nothing reads the units that go, all of its tensors as large as before."""
+    module = copy.deepcopy(module)
+    for group in groups:
+        for name, units in group.columns.items():
+            layer = module.get_submodule(name)
+            weight = layer.get_parameter("weight").detach()
+            inputs = weight if getattr(layer, "transposed", False) else weight.transpose(0, 1)
+            inputs[(units >= 0) & ~torch.isin(units, torch.tensor(group.kept))] = 0
+    return module

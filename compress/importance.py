@@ -184,7 +184,7 @@ def samples(x: Tensor, layer: nn.Module, mask: Tensor | None) -> Tensor:
 def squares(layer: nn.Module) -> Tensor:
     """W² as float64 [out, in], summed over the kernel of a convolution."""
     weight = layer.get_parameter("weight").detach().double().square()
-    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         weight = weight.transpose(0, 1)
     return weight.flatten(2).sum(2) if weight.ndim > 2 else weight
 

@@ -23,6 +23,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "static_int8": ("static", "StaticInt8"),
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "weight_only": ("quantize", "WeightOnly"),
+    "structured": ("structured", "StructuredPrune"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.

@@ -62,7 +62,7 @@ def refit(before: Model, after: nn.Module, rows: Mapping[str, Tensor], calibrati
 def moments(
     before: Model, after: nn.Module, name: str, rows: Tensor, calibration: Iterable[Batch]
 ) -> tuple[Tensor, Tensor, int]:
-    """X'ᵀX' and X'ᵀ(Y − X'Wᵀ) of a layer over all batches, float64, and the number of rows; a batch in memory at a time."""
+    """X'ᵀX' and X'ᵀ(Y − X'Wᵀ) of a layer over all batches, float64, and the number of rows."""
     layer, whole = after.get_submodule(name), before.module.get_submodule(name)
     width = layer.get_parameter("weight")[0].numel() + (layer.bias is not None)
     gram = torch.zeros(width, width, dtype=torch.float64)
@@ -125,24 +125,3 @@ def order(model: Model, names: Iterable[str]) -> list[str]:
             hooks.enter_context(layer.register_forward_pre_hook(lambda *_, name=name: ran.setdefault(name)))
         model(**model.example)
     return list(ran)
-
-
-def restate(module: nn.Module, example: Mapping[str, Tensor], calibration: Iterable[Batch]) -> int:
-    """Take the statistics of batch normalization anew, in place: the mean over all batches of theirs; returns how many.
-
-    Raises DataError where there is no data, or the module does not run on it.
-    """
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
-    if not norms:
-        return 0
-    momenta = [norm.momentum for norm in norms]
-    with evaluating(module):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a mean over all batches, none forgotten
-            norm.train()
-        calibrate(lambda inputs: module(**inputs), example, calibration, "structured with refit")
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return len(norms)

@@ -31,7 +31,7 @@ from .groups import (
     table,
 )
 from .importance import IMPORTANCES, Importance, importance, influence, squares
-from .refit import refit, restate
+from .refit import refit
 from .transformer import heads, neurons, refuse_unknown, stack, with_depth, with_units
 
 WHO = "structured"
@@ -45,9 +45,9 @@ class StructuredPrune:
     transformer; `layers_kept` names the layers to keep instead (0 is the first). `ratios` sets the share of single
     groups, whatever their kind: "pattern=ratio" over the names that the plan shows, the first that fits.
     `importance` (magnitude, taylor, activation) chooses the units; layers go by how little they change what passes
-    through them. `refit` fits the layers that lost inputs to the outputs of the whole model by least squares, and takes
-    batch norm's statistics anew, on the calibration data and, where that is short of `refit_samples`, on inputs of the
-    training data. Channels and neurons stay in multiples of `round_to`, rounded up.
+    through them. `refit` fits the layers that lost inputs to what they gave in the whole model by least squares, on the
+    calibration data and, where that is short of `refit_samples`, on inputs of the training data. Channels and neurons
+    stay in multiples of `round_to`, rounded up.
 
     >>> StructuredPrune(neurons=0.5)(model, data).history[-1].note
     'neurons 9216 -> 4608 in 6 groups, refitted'
@@ -96,9 +96,7 @@ class StructuredPrune:
         _check(model, module)
         note, readers = summary(groups), _readers(whole, groups)
         if self.refit and readers:
-            batches = list(_fitting(data, model.example, self.refit_samples))
-            refit(whole, module, readers, batches)
-            restate(module, model.example, batches)
+            refit(whole, module, readers, list(_fitting(data, model.example, self.refit_samples)))
             note += ", refitted"
         return model.then(module, Step(WHO, asdict(self), note))
 
