@@ -9,7 +9,11 @@ from torch import nn
 from ..runtime.errors import UsageError
 
 # The kinds of layer that a pass may name in its settings.
-KINDS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "embedding": nn.Embedding}
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "linear": (nn.Linear,),
+    "embedding": (nn.Embedding,),
+    "convolution": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+}
 
 
 def find_layers(
@@ -23,7 +27,7 @@ def find_layers(
     >>> list(find_layers(bert, ["linear"], include=["*.query"]))[0]
     'encoder.layer.0.attention.self.query'
     """
-    types = tuple(KINDS[kind] for kind in kinds)
+    types = [kind for name in kinds for kind in KINDS[name]]
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
         if type(layer) in types:

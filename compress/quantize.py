@@ -15,11 +15,12 @@ from ..export.quantized import BlockEmbedding, BlockLinear, Divided, DynamicLine
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
-from .layers import KINDS, find_layers, with_layers
+from .layers import find_layers, with_layers
 from .smooth import smoothing_scales
 from .weights import in_blocks, per_channel
 
 BITS = (4, 8)
+KINDS = ("linear", "embedding")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "static_int8": ("static", "StaticInt8"),
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "weight_only": ("quantize", "WeightOnly"),
+    "magnitude": ("prune", "MagnitudePrune"),
     "structured": ("structured", "StructuredPrune"),
 }
 

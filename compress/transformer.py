@@ -104,7 +104,7 @@ def heads(module: nn.Module) -> list[Group]:
         for path in projections:
             _linear(module, path)
         everything = tuple(range(number))
-        rows: dict[str, Tensor] = dict.fromkeys(projections, units)
+        rows = {path: units.clone() for path in projections}
         groups.append(Group(_below(name, anatomy.attention), "heads", number, everything, rows, {output: units}))
     return groups
 
