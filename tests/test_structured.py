@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from edgepress.compress.data import Data
 from edgepress.compress.encoder import read_encoder
 from edgepress.compress.groups import table
+from edgepress.compress.quantize import DynamicInt8
 from edgepress.compress.recipe import find_recipe
 from edgepress.compress.source import Task
+from edgepress.compress.static import StaticInt8
 from edgepress.compress.structured import StructuredPrune
 from edgepress.export.formats import export
 from edgepress.export.model import Model
@@ -85,6 +87,16 @@ def test_a_convolutional_network_goes_through_the_file_as_well(tmp_path: Path):
     assert result.history[-1].note == "channels 32 -> 16 in 2 groups, refitted"
     found = load(export(result, "onnx", tmp_path / "net").path)(x=random(5, 1, 8, 8).numpy())["y"]
     assert np.abs(found - result(x=random(5, 1, 8, 8))["y"].numpy()).max() < 1e-5
+
+
+def test_what_was_pruned_can_be_quantized(tmp_path: Path):
+    model, data = convolved()
+    task = bert(tmp_path)
+    for whole, batches, step in ((model, data, StaticInt8()), (task.model, task.data, DynamicInt8(smooth=0.0))):
+        pruned = StructuredPrune(channels=0.5, neurons=0.5)(whole, batches)
+        small = step(pruned, batches)
+        assert [taken.name for taken in small.history][0] == "structured"
+        assert export(small, "onnx", tmp_path / small.name).bytes > 0
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "activation"])
