@@ -28,7 +28,7 @@ def find_layers(
     >>> list(find_layers(bert, ["linear"], include=["*.query"]))[0]
     'encoder.layer.0.attention.self.query'
     """
-    types = tuple(KINDS[kind] for kind in kinds)
+    types = [KINDS[kind] for kind in kinds]
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
         if type(layer) in types:

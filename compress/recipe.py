@@ -29,6 +29,8 @@ PASSES: dict[str, tuple[str, str]] = {
     "finetune": ("distill", "FineTune"),
     "lowrank": ("lowrank", "LowRank"),
     "cluster": ("cluster", "Cluster"),
+    "magnitude": ("prune", "MagnitudePrune"),
+    "structured": ("structured", "StructuredPrune"),
 }
 
 # Settings of a pass that are the device's to fill in where they are None.

@@ -97,26 +97,32 @@ def misses(row: Row, baseline: Row, budget: Budget) -> tuple[str, ...]:
 def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Verdict:
     """Whether the step from `predecessor` to `candidate` pays.
 
-    It pays where it makes size, latency or peak memory better beyond noise, makes neither size nor latency worse
-    beyond noise (unless the budget names that limit and the candidate meets it), and its first score does not fall
-    further below the baseline's than the budget's drop (1 % where it names none). Beyond noise is 1 % of the bytes,
-    10 % of the peak memory, and for latency the nearer quartile of the round ratios 2 % off. The two must be timed
+    It pays where it makes size, latency, peak memory or the compressed download better beyond noise, makes neither size
+    nor latency worse beyond noise (unless the budget names that limit and the candidate meets it), and its first score
+    does not fall further below the baseline's than the budget's drop (1 % where it names none). Beyond noise is 1 % of
+    the bytes, 10 % of the peak memory, and for latency the nearer quartile of the round ratios 2 % off. A step that
+    only the download gains by must make nothing worse, and its verdict says that it is no faster. The two must be timed
     in the same run.
 
     >>> judge(int8, fp32, fp32, parse_budget("drop<1%"))
     Verdict(kept=True, why='0.31x the bytes, 1.83x as fast, 0.95x the peak memory; top1 -0.19 points')
     """
     changes = [_size_change(candidate, predecessor), *_latency_change(candidate, predecessor)]
-    changes += _memory_change(candidate, predecessor)
+    changes += _memory_change(candidate, predecessor) + _download_change(candidate, predecessor)
     missed = _misses(candidate, baseline, budget)
     asked = {"size": budget.size, "latency": budget.latency}
     excused = {name for name, limit in asked.items() if limit is not None and name not in missed}
     against = [c.name for c in changes if c.worse and c.name in asked and c.name not in excused]
     reasons = [f"worse {' and '.join(against)}"] if against else []
-    if not any(change.better for change in changes):
+    better = [change.name for change in changes if change.better]
+    if not better:
         reasons.append("nothing is better beyond noise")
+    elif better == ["download"] and not against and any(change.worse for change in changes):
+        reasons.append("only the download is better")
     reasons += _score_reasons(candidate, baseline, budget)
     figures = ", ".join(change.words for change in changes) + f"; {_score_words(candidate, baseline)}"
+    if better == ["download"] and not reasons:
+        figures += f"; smaller as a download only, {_unchanged(candidate)}"
     return Verdict(not reasons, f"{figures}; undone: {', '.join(reasons)}" if reasons else figures)
 
 
@@ -193,6 +199,17 @@ def _memory_change(row: Row, before: Row) -> list[_Change]:
     ratio = now / was
     better, worse = ratio <= 1 - SAME_MEMORY, ratio > 1 + SAME_MEMORY
     return [_Change("memory", f"{show_times(ratio)} the peak memory", better, worse)]
+
+
+def _download_change(row: Row, before: Row) -> list[_Change]:
+    if not row.compressed or not before.compressed:
+        return []
+    ratio = row.compressed / before.compressed
+    return [_Change("download", f"{show_times(ratio)} compressed", ratio <= 1 - SAME_SIZE)]
+
+
+def _unchanged(row: Row) -> str:
+    return "latency unchanged" if row.timing is not None else "the file as it lies on disk unchanged"
 
 
 def _memory(row: Row) -> int | None:

@@ -1,5 +1,6 @@
 """Measure: artifacts x device -> rows. What ships is judged: the file itself, by the runtime, in fresh processes."""
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Row:
     """One artifact on one device. `bytes` is the model's size on disk, `sha256` that of the model file.
 
     `timing` and `alone` are None where the device could not be reached, `score` and `selftest` where there was nothing
-    to judge by. `kept` and `why` are the verdict on the step that made it.
+    to judge by. `kept` and `why` are the verdict on the step that made it. `compressed` is the size as a download,
+    deflated, as web servers and packages do it; None in reports of older versions.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Row:
     doubts: tuple[Doubt, ...] = ()
     kept: bool = True
     why: str = ""
+    compressed: int | None = None
 
 
 def measure(
@@ -94,7 +97,7 @@ def measure(
     judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]
     timings, alone = _times(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
-        _row(artifact, device, timing, figures, *verdict)
+        _row(artifact, device, timing, figures, *verdict, earlier.get(artifact.path))
         for artifact, timing, figures, verdict in zip(artifacts, timings, alone, judged, strict=True)
     )
 
@@ -112,6 +115,17 @@ def speed(a: Timing, b: Timing) -> Ratio:
     ratios = [np.median(y) / np.median(x) for x, y in zip(a.rounds, b.rounds, strict=True)]
     low, median, high = (float(q) for q in np.percentile(ratios, (25, 50, 75)))
     return Ratio(median, low, high)
+
+
+def deflated(artifact: Artifact) -> int:
+    """Bytes of the model's files as a download, each deflated by zlib at level 6; read piece by piece."""
+    total = 0
+    for file in (file for file in artifact.files if file.role == "model"):
+        squeeze = zlib.compressobj(6)
+        with (artifact.path if artifact.bare else artifact.path / file.name).open("rb") as stream:
+            total += sum(len(squeeze.compress(piece)) for piece in iter(lambda: stream.read(2**20), b""))
+        total += len(squeeze.flush())
+    return total
 
 
 def _judged(
@@ -185,7 +199,9 @@ def _row(
     alone: Alone | None,
     score: Mapping[str, float] | None,
     selftest: SelfTest | None,
+    earlier: Row | None,
 ) -> Row:
+    known = None if earlier is None else earlier.compressed
     return Row(
         name=artifact.name,
         path=artifact.path,
@@ -198,6 +214,7 @@ def _row(
         score=score,
         selftest=selftest,
         doubts=tuple(_doubts(device, timing, score, selftest)),
+        compressed=deflated(artifact) if known is None else known,
     )
 
 

@@ -214,9 +214,18 @@ def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]
     if scores:
         yield "scores", scores
+    downloads = [f"{row.name}: {_download(row, report.rows[0])}" for row in report.rows if row.compressed]
+    if downloads:
+        yield "compressed, as a download (deflate)", downloads
     doubts = list(_doubt_lines(report.rows))
     if doubts:
         yield "doubts", doubts
+
+
+def _download(row: Row, base: Row) -> str:
+    assert row.compressed is not None
+    times = "" if row is base or not base.compressed else f", {show_times(row.compressed / base.compressed)}"
+    return f"{show_bytes(row.compressed)}{times}"
 
 
 def _all_scores(row: Row, base: Row) -> str:

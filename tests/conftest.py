@@ -260,12 +260,16 @@ def make_row() -> Callable[..., Row]:
         memory: int | None = 60_000_000,
         score: Mapping[str, float] | None = None,
         run: str = "1",
+        compressed: int | None = None,
     ) -> Row:
         per_round = [ms] * 20 if isinstance(ms, float) else ms
         timing = None if per_round is None else _timing(name, per_round, run)
         alone = None if timing is None else Alone(10.0, 2.0, 150.0, memory)
         path = Path("out") / name
-        return Row(name, path, "onnx", size, "0" * 64, "host", timing, alone, score, SelfTest(2, 1e-7, 1e-5))
+        selftest = SelfTest(2, 1e-7, 1e-5)
+        return Row(
+            name, path, "onnx", size, "0" * 64, "host", timing, alone, score, selftest, compressed=compressed
+        )  # fmt: skip
 
     return make
 

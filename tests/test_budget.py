@@ -173,6 +173,32 @@ def test_less_memory_alone_pays(make_row):
     assert not judge(jump, base, base, Budget()).kept
 
 
+def test_a_smaller_download_alone_pays_and_is_told_as_what_it_is(make_row):
+    base = make_row("fp32", 1_000_000, compressed=900_000, score={"top1": 0.99})
+    step = make_row("pruned", 1_000_000, compressed=450_000, score={"top1": 0.99})
+    assert judge(step, base, base, Budget()) == Verdict(
+        True,
+        "1.00x the bytes, 1.00x as fast, 1.00x the peak memory, 0.50x compressed; top1 +0.00 points; "
+        "smaller as a download only, latency unchanged",
+    )
+    hardly = make_row("pruned", 1_000_000, compressed=895_000, score={"top1": 0.99})
+    assert not judge(hardly, base, base, Budget()).kept
+
+
+def test_a_smaller_download_excuses_nothing_that_is_worse(make_row):
+    base = make_row("fp32", 1_000_000, ms=1.0, compressed=900_000)
+    slower = make_row("slower", 1_000_000, ms=1.3, compressed=450_000)
+    assert judge(slower, base, base, Budget()).why.endswith("undone: worse latency")
+    assert not judge(slower, base, base, parse_budget("latency<2ms")).kept
+    hungry = make_row("hungry", 1_000_000, memory=90_000_000, compressed=450_000)
+    assert judge(hungry, base, base, Budget()).why.endswith("undone: only the download is better")
+
+
+def test_a_larger_download_is_no_reason_against_a_step_that_pays(make_row):
+    base, step = make_row("fp32", 1_000_000, compressed=300_000), make_row("int8", 500_000, compressed=400_000)
+    assert judge(step, base, base, Budget()).kept
+
+
 def test_a_median_that_is_faster_within_a_wide_spread_is_noise(make_row):
     base = make_row("fp32", 1_000_000, ms=1.0)
     step = make_row("noisy", 1_000_000, ms=[0.8, 0.8, 0.95, 1.1] * 5)

@@ -36,6 +36,7 @@ HEAVY = {
     "sklearn",
     "tokenizers",
     "torch",
+    "torch_pruning",
     "transformers",
 }
 # Test files that are about no single source file, and source files without a test file of their own.

@@ -1,3 +1,4 @@
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,13 @@ def test_a_row_is_about_the_file_that_ships(rows, artifacts):
         assert row.sha256 == next(f.sha256 for f in artifact.files if f.role == "model")
         assert row.device == "host"
         assert row.kept
+
+
+def test_the_download_is_what_zlib_makes_of_the_file(rows, artifacts, host):
+    for row, artifact in zip(rows, artifacts, strict=True):
+        assert row.compressed == len(zlib.compress(artifact.model.read_bytes(), 6))
+    known = [replace(row, compressed=123) for row in rows]
+    assert [row.compressed for row in measure(artifacts[:1], host, runs=1, known=known)] == [123]
 
 
 def test_all_are_timed_in_one_run_and_each_alone(rows):

@@ -74,6 +74,23 @@ def test_a_report_of_a_newer_version_is_refused():
         from_json('{"schema": 2}')
 
 
+def test_the_download_is_told_beside_the_baselines(report, make_row):
+    base, small = make_row("fp32", 1_000_000, compressed=900_000), make_row("pruned", 1_000_000, compressed=450_000)
+    told = replace(report, rows=(base, small))
+    for text in (printed(told, 80), to_markdown(told)):
+        assert "fp32: 900 kB" in text
+        assert "pruned: 450 kB, 0.50x" in text
+    assert from_json(to_json(told)).rows == (base, small)
+    assert "as a download" not in to_markdown(report)
+
+
+def test_a_report_that_knows_no_downloads_is_read(report):
+    raw = json.loads(to_json(report))
+    for row in raw["rows"]:
+        del row["compressed"]
+    assert from_json(json.dumps(raw)).rows == report.rows
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_the_terminal_and_holds_every_figure(report, width):
     text = printed(report, width)

@@ -1,0 +1,164 @@
+"""Magnitude pruning: the smallest weights become 0, their tensors keep their shapes.
+
+    W ← W ∘ [|W| > τ],     τ such that a share s of the weights goes, of all layers or of each; or given
+    N:M: of m weights in a row along the inputs, the n largest stay (Mishra et al. 2021)
+    gradual:  s_t = s_f + (s_i − s_f)·(1 − t/T)³                      (Zhu & Gupta 2017)
+
+Han et al., NIPS 2015. Zeros make no engine faster: the file takes as many bytes and as much time. They make it smaller
+where it is compressed, for a download. What becomes smaller and faster is cut in structured.py.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..export.model import Model
+from ..runtime.artifact import Step
+from ..runtime.errors import UsageError
+from .data import Data
+from .layers import find_layers
+
+WHO = "magnitude"
+
+
+@dataclass(frozen=True)
+class MagnitudePrune:
+    """Zeros in the weights of Linear and convolution layers, by one of three ways.
+
+    `sparsity` is the share that becomes 0 (0.5 where nothing is named), over all layers together (`scope` = global) or
+    in each (layer). `threshold` zeroes what is not larger. `n` and `m` keep n of m weights in a row along the inputs;
+    layers whose inputs are no multiple of m stay dense. `include` and `exclude` are shell patterns over module names.
+
+    >>> MagnitudePrune(sparsity=0.8)(model, data).history[-1].note
+    '80.0 % of the weights of 37 layers are 0; they save bytes of a download, no time'
+    """
+
+    sparsity: float | None = None
+    threshold: float | None = None
+    n: int | None = None
+    m: int | None = None
+    scope: Literal["global", "layer"] = "global"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.sparsity, self.threshold, self.n)) > 1:
+            raise UsageError(f"{WHO}: sparsity, threshold and n:m are three ways to say it; name one of them")
+        if not 0 < self.share < 1:
+            raise UsageError(f"{WHO}: sparsity = {self.sparsity}; expected a share between 0 and 1, as 0.8")
+        if self.threshold is not None and not 0 < self.threshold < float("inf"):
+            raise UsageError(f"{WHO}: threshold = {self.threshold}; expected a number above 0")
+        if (self.n, self.m) != (None, None) and not 0 < (self.n or 0) < (self.m or 0):
+            raise UsageError(f"{WHO}: n = {self.n}, m = {self.m}; expected both, with 0 < n < m, as 2 of 4")
+        if self.scope not in ("global", "layer"):
+            raise UsageError(f"{WHO}: scope = {self.scope!r}; expected global or layer")
+
+    @property
+    def share(self) -> float:
+        """The sparsity, where neither a threshold nor n:m takes its place."""
+        return 0.5 if self.sparsity is None else self.sparsity
+
+    def __call__(self, model: Model, data: Data) -> Model:
+        """Needs no data. Returns the model unchanged where no weight becomes 0.
+
+        Raises UsageError for a pattern that fits no layer.
+        """
+        module = copy.deepcopy(model.module)
+        weights = self.weights(module)
+        before = sum(int((weight == 0).sum()) for weight in weights.values())
+        self.zero(weights, self.share)
+        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+        if zeros == before:
+            return model
+        share = 100 * zeros / sum(weight.numel() for weight in weights.values())
+        note = f"{share:.1f} % of the weights of {len(weights)} layers are 0; they save bytes of a download, no time"
+        return model.then(module, Step(WHO, asdict(self), note))
+
+    def weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """The weights that may become 0, by the names of their layers, to be written into."""
+        found = find_layers(module, ("linear", "conv1d", "conv2d"), self.include, self.exclude)
+        return {name: layer.get_parameter("weight").detach() for name, layer in found.items()}
+
+    def zero(self, weights: Mapping[str, Tensor], share: float) -> None:
+        """Zero weights in place: this share of them, or what the threshold or n:m says."""
+        if self.threshold is not None:
+            for weight in weights.values():
+                weight[weight.abs() <= self.threshold] = 0
+        elif self.n is not None and self.m is not None:
+            for weight in weights.values():
+                zero_but(weight, self.n, self.m)
+        elif self.scope == "layer":
+            for weight in weights.values():
+                zero_smallest([weight], share)
+        else:
+            zero_smallest([*weights.values()], share)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Prune while training: after each step the smallest weights become 0, as many as the cubic schedule says.
+
+    The schedule starts at `initial` and reaches the pass's sparsity after the share `until` of all steps; the others
+    are left to recover. What is 0 is the smallest, so it hardly comes back. It looks at the weights alone, so a run
+    that was killed goes on as if it had not been. Raises UsageError for what has no sparsity to work up to.
+
+    >>> train(module, loss, data, training, who="…", after_step=Gradual(MagnitudePrune(sparsity=0.9)).after_step)
+    """
+
+    prune: MagnitudePrune
+    initial: float = 0.0
+    until: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.prune.threshold is not None or self.prune.n is not None:
+            raise UsageError(f"{WHO}: gradual pruning works up to a sparsity; name no threshold and no n:m")
+        if not 0 <= self.initial <= self.prune.share:
+            raise UsageError(f"{WHO}: initial = {self.initial}; expected a share from 0 to {self.prune.share}")
+        if not 0 < self.until <= 1:
+            raise UsageError(f"{WHO}: until = {self.until}; expected a share of the steps, as 0.75")
+
+    def after_step(self, module: nn.Module, step: int, steps: int) -> None:
+        """Zero weights of `module` in place after `step` of `steps` steps."""
+        ramp = max(round(self.until * steps), 1)
+        self.prune.zero(self.prune.weights(module), cubic(min(step, ramp), ramp, self.prune.share, self.initial))
+
+
+def cubic(step: int, steps: int, final: float, initial: float = 0.0) -> float:
+    """The sparsity after `step` of `steps` steps: `s_f + (s_i − s_f)·(1 − t/T)³`, fast at first (Zhu & Gupta 2017).
+
+    >>> cubic(50, 100, 0.8)
+    0.7
+    """
+    return final + (initial - final) * (1 - step / steps) ** 3
+
+
+def zero_smallest(weights: list[Tensor], share: float) -> None:
+    """Zero the share of the weights with the smallest magnitude, in place, over all tensors together.
+
+    Exactly `round(share·number)` of them; of equal ones the first.
+    """
+    sizes = torch.cat([weight.abs().flatten() for weight in weights]) if weights else torch.zeros(0)
+    count = round(share * len(sizes))
+    if not count:
+        return
+    limit = sizes.kthvalue(count).values
+    gone = sizes < limit
+    gone[(sizes == limit).nonzero().squeeze(1)[: count - int(gone.sum())]] = True
+    for weight, mask in zip(weights, gone.split([weight.numel() for weight in weights]), strict=True):
+        weight[mask.view(weight.shape)] = 0
+
+
+def zero_but(weight: Tensor, n: int, m: int) -> None:
+    """Keep the n largest of each m weights in a row along the inputs (axis 1), in place; of equal ones the first.
+
+    A tensor whose inputs are no multiple of m stays as it is.
+    """
+    if weight.shape[1] % m:
+        return
+    rows = weight.movedim(1, -1).unflatten(-1, (-1, m))  # a view
+    smallest = torch.argsort(rows.abs(), dim=-1, descending=True, stable=True)[..., n:]
+    rows.scatter_(-1, smallest, 0.0)
