@@ -43,7 +43,7 @@ def test_layers_come_by_kind_in_the_modules_order() -> None:
     assert names(["embedding"]) == ["table"]
     assert names(["linear", "embedding"]) == ["table", "body.query", "body.key", "head"]
     assert names([]) == []
-    assert list(find_layers(nn.Sequential(nn.Conv1d(2, 2, 1), nn.Conv2d(2, 2, 1)), ["convolution"])) == ["0", "1"]
+    assert list(find_layers(nn.Sequential(nn.Conv1d(2, 2, 1), nn.Conv2d(2, 2, 1)), ["conv1d", "conv2d"])) == ["0", "1"]
 
 
 def test_patterns_choose_and_leave_out() -> None:

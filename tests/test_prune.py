@@ -81,7 +81,7 @@ def test_two_of_four_leave_half_and_layers_that_do_not_fit_stay_dense():
 def test_patterns_choose_the_layers(model: Model):
     first, last = weights(MagnitudePrune(sparsity=0.5, exclude=("layer.0",))(model, Data()))
     assert [zeros([first]), zeros([last])] == [0, 640]
-    with pytest.raises(UsageError, match="fits no linear or convolution layer"):
+    with pytest.raises(UsageError, match="fits no linear or conv1d or conv2d layer"):
         MagnitudePrune(include=("head",))(model, Data())
 
 
