@@ -164,14 +164,14 @@ def _packages() -> list[importlib.metadata.Distribution]:
 @cache
 def _chosen(kind: str) -> list[str]:
     """All sentences of a kind, once each, in an order that is always the same."""
-    found = sorted({sentence for text in _KINDS[kind]() for sentence in _sentences(text)})
+    found = sorted({sentence for text in _KINDS[kind]() for sentence in sentences(text)})
     random.Random(0).shuffle(found)
     return found
 
 
-def _sentences(text: str) -> Iterator[str]:
+def sentences(text: str, lengths: range = _LENGTHS) -> Iterator[str]:
     """Sentences of prose; what holds mark-up or code is left out."""
     for paragraph in _PARAGRAPH.split(text):
         for sentence in _SENTENCE.split(" ".join(paragraph.split())):
-            if len(sentence) in _LENGTHS and sentence[-1] == "." and not set(sentence) & set("<>{}[]|`=*_#~\\"):
+            if len(sentence) in lengths and sentence[-1] == "." and not set(sentence) & set("<>{}[]|`=*_#~\\"):
                 yield sentence

@@ -37,18 +37,21 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 class Cost:
     """Of a program and all that it starts: seconds, the largest process's peak memory, and that of all at a time.
 
+    `processor` counts the seconds of all cores: it is what other programs on the machine change least.
     `largest` (bytes) is the kernel's own count; `together` adds up the proportional sizes (shared pages count once)
     five times a second, and is None where there is no /proc.
     """
 
     seconds: float
+    processor: float
     largest: int
     together: int | None
 
     def __add__(self, after: "Cost") -> "Cost":
         pair = (self.together, after.together)
         together = None if None in pair else max(value for value in pair if value is not None)
-        return Cost(self.seconds + after.seconds, max(self.largest, after.largest), together)
+        seconds, processor = self.seconds + after.seconds, self.processor + after.processor
+        return Cost(seconds, processor, max(self.largest, after.largest), together)
 
 
 def main() -> None:
@@ -77,6 +80,8 @@ def figures(ours: Sequence[Cost], theirs: Sequence[Cost]) -> list[Figure]:
         reached = ratio(*seconds)
         found.append(Figure("time, ours over the peer's", times(reached),
                             f"<= {TIMES}x", reached.median <= TIMES, f"{len(ours)} rounds in turn"))  # fmt: skip
+        busy = [np.array([cost.processor for cost in costs]) for costs in (ours, theirs)]
+        found.append(Figure("processor time, ours over the peer's", times(ratio(*busy))))
     found += rows("edgepress compress", ours, f"exports, times and judges; {LINES} texts", limited=True)
     if theirs:
         found += rows("optimum-cli + quantize_dynamic", theirs, "exports; judges nothing", limited=False)
@@ -89,6 +94,7 @@ def rows(name: str, costs: Sequence[Cost], how: str, *, limited: bool) -> list[F
     peak = max([largest, *known])
     return [
         Figure(name, quartiles([cost.seconds for cost in costs], "s"), how=how),
+        Figure(f"{name}, processor time", quartiles([cost.processor for cost in costs], "s")),
         Figure(f"{name}, peak memory", f"{peak / 1e6:.0f} MB", "< 1000 MB" if limited else "",
                peak < GIGABYTE if limited else None,
                f"{'all processes at a time; ' if known else ''}the largest alone: {largest / 1e6:.0f} MB"),
@@ -143,7 +149,7 @@ def run(command: Sequence[str | Path]) -> Cost:
             said.seek(0)
             raise SystemExit(f"{' '.join(map(str, command))} failed:\n{said.read()[-2000:]}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(seconds, usage.ru_maxrss * unit, together or None)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, together or None)
 
 
 def resident(pid: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..export.model import Model
 from ..runtime.errors import DataError
-from .data import Batch, Data
+from .data import Batch, Data, Score
 from .fidelity import fidelity
 from .hugging_face import read_checkpoint
 from .source import Task
@@ -94,12 +94,24 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
     judged, watched = held[:_JUDGED], held[_JUDGED : _JUDGED + _WATCHED]
     learned = [*lines[0::2], *held[_JUDGED + _WATCHED :]]
     data = Data(
-        calibration=[_encode(tokenizer, learned[i : i + 8]) for i in range(0, min(len(learned), _CALIBRATION), 8)],
+        calibration=_by_length(tokenizer, learned[:_CALIBRATION]),
         training=lambda epoch: _shuffled(tokenizer, learned, epoch),
-        score=fidelity(model, [_encode(tokenizer, [line]) for line in judged], output),
-        validation=fidelity(model, [_encode(tokenizer, [line]) for line in watched], output) if watched else None,
+        score=_fidelity(model, tokenizer, judged),
+        validation=_fidelity(model, tokenizer, watched) if watched else None,
     )
     return Task(model, data)
+
+
+def _fidelity(model: Model, tokenizer: Tokenizer, lines: Sequence[str]) -> Score:
+    """Line by line, as a user sends them; the float original computes lines of like length together."""
+    batches = [_encode(tokenizer, [line]) for line in lines]
+    return fidelity(model, batches, model.outputs[0], together=_BATCH)
+
+
+def _by_length(tokenizer: Tokenizer, lines: Sequence[str]) -> list[Batch]:
+    """Batches of 8 lines of like length: what pads them tells nothing of the model, and takes as long as text."""
+    ordered = sorted(lines, key=len)
+    return [_encode(tokenizer, ordered[i : i + 8]) for i in range(0, len(ordered), 8)]
 
 
 def _shuffled(tokenizer: Tokenizer, lines: Sequence[str], epoch: int) -> Iterator[Batch]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..export.qtensor import QTensor
-from ..export.quantized import BlockEmbedding, BlockLinear, DynamicLinear
-from .weights import channel_scale, in_blocks, per_channel, round_in_blocks, with_scales
+from ..export.quantized import BlockEmbedding, BlockLinear, DynamicLinear, PackedLinear
+from .layers import with_layers
+from .weights import channel_scale, finite, in_blocks, per_channel, round_in_blocks, with_scales
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -210,3 +211,52 @@ class FakeBlockEmbedding(_FakeBlocks):
 
     def settle(self) -> BlockEmbedding:
         return BlockEmbedding(self.quantized())
+
+
+class FakePackedLinear(nn.Module):
+    """nn.Linear on its way to a PackedLinear: weights on `s·m·(Q − z)` with m and z as they were found.
+
+    multiplier, zero: uint8 (rows, blocks); scale: (rows,).
+    """
+
+    multiplier: Tensor
+    zero: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, multiplier: Tensor, zero: Tensor, scale: Tensor, block: int
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias, self.block = _parameter(weight), bias, block
+        self.register_buffer("multiplier", multiplier)
+        self.register_buffer("zero", zero)
+        self.register_buffer("scale", scale)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (..., in), float32 -> (..., out)."""
+        weight = _StraightThrough.apply(self.weight, self._rounded)
+        return F.linear(fake_dynamic(input), weight, self.bias)  # pyright: ignore[reportArgumentType]
+
+    def _parts(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q of each weight, (rows, blocks, block), and the step and zero point of each block."""
+        step = (self.multiplier * self.scale[:, None])[..., None]
+        zero = self.zero.float()[..., None]
+        return (weight.unflatten(1, (-1, self.block)) / step).round_().add_(zero).clamp_(0, 15), step, zero
+
+    def _rounded(self, weight: Tensor) -> Tensor:
+        q, step, zero = self._parts(weight)
+        return q.sub_(zero).mul_(step).flatten(1)
+
+    def settle(self) -> PackedLinear:
+        """The layer with the integers that `forward` rounds to. Raises ModelError for weights that are not finite."""
+        q, _, _ = self._parts(finite(self.weight))
+        values = q.flatten(1).to(torch.uint8)
+        return PackedLinear(values, self.multiplier, self.zero, self.scale, self.bias, self.block)
+
+
+_FAKES = (FakeDynamicLinear, FakeBlockLinear, FakeBlockEmbedding, FakePackedLinear)
+
+
+def settle(module: nn.Module) -> nn.Module:
+    """A copy of a prepared module with the integers in place that its layers rounded to."""
+    return with_layers(module, {name: p.settle() for name, p in module.named_modules() if isinstance(p, _FAKES)})

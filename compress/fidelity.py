@@ -12,18 +12,20 @@ from ..runtime.session import Session
 from .data import Batch, Score
 
 
-def fidelity(original: Model, samples: Sequence[Batch], output: str) -> Score:
+def fidelity(original: Model, samples: Sequence[Batch], output: str, *, together: int = 1) -> Score:
     """A score in comparison with the original module's `output` on the same batches (n samples in all).
 
     - `cosine`, `worst_cosine`: mean and smallest cosine between a sample's output and the original's.
     - `neighbour`: the share of samples whose nearest other sample, by cosine, is the original's (n >= 3).
 
-    An output's first axis counts the samples; one without axes is a sample. The original is run once, now. Raises
+    An output's first axis counts the samples; one without axes is a sample. The original is run once, now, on up to
+    `together` batches of the same shapes at a time: more than 1 is for a model that computes each sample by itself.
+    What is judged gets the batches one by one: a quantized model may compute a sample otherwise in company. Raises
     DataError where there are no samples, the original does not run on one, or its output is not finite.
     """
     if not samples:
         raise DataError("fidelity needs samples to compare on and got none; bring --data")
-    reference = _rows([_run(original, batch)[output] for batch in samples])
+    reference = _rows(_references(original, samples, output, together))
     if not np.isfinite(reference).all():
         raise DataError(f"the original model gives NaN or infinity at {output!r}; check the model and the data")
     neighbours = _nearest(reference)
@@ -37,6 +39,24 @@ def fidelity(original: Model, samples: Sequence[Batch], output: str) -> Score:
         return figures
 
     return score
+
+
+def _references(model: Model, samples: Sequence[Batch], output: str, together: int) -> list[np.ndarray]:
+    """The original's output for each batch, up to `together` batches of the same shapes in one run."""
+    alike: dict[object, list[int]] = {}
+    for index, batch in enumerate(samples):
+        shapes = tuple((name, array.dtype, array.shape) for name, array in sorted(batch.items()))
+        alike.setdefault(shapes, []).append(index)
+    found: dict[int, np.ndarray] = {}
+    for same in alike.values():
+        for group in (same[i : i + together] for i in range(0, len(same), together)):
+            first = samples[group[0]]
+            if len(group) == 1:
+                found[group[0]] = _run(model, first)[output]
+                continue
+            joined = {name: np.concatenate([samples[index][name] for index in group]) for name in first}
+            found |= zip(group, np.split(_run(model, joined)[output], len(group)), strict=True)
+    return [found[index] for index in range(len(samples))]
 
 
 def _run(model: Model, batch: Batch) -> dict[str, np.ndarray]:

@@ -63,10 +63,9 @@ class _Run:
     def work(self) -> Path:
         return self.out / f"{WORK}-{self.model.name}-{self.recipe.name}"
 
-    def measure(self, *artifacts: Artifact) -> tuple[Row, ...]:
-        return from_first(
-            lambda: measure(artifacts, self.on, score=self.data.score, known=self.rows, on_progress=self.tell)
-        )
+    def measure(self, *artifacts: Artifact, runs: int = 100) -> tuple[Row, ...]:
+        score, known, tell = self.data.score, self.rows, self.tell
+        return from_first(lambda: measure(artifacts, self.on, score=score, runs=runs, known=known, on_progress=tell))
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
@@ -102,7 +101,7 @@ def compress(
     run = _Run(model, recipe, data, to, on, budget, out, tell)
     baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
     stages, kept = [baseline], baseline
-    run.rows += run.measure(baseline.artifact)
+    run.rows += run.measure(baseline.artifact, runs=1)  # does the device answer? latencies are taken with each pass
     for name, step in recipe.targeting(on).passes:
         candidate = _apply(run, kept, name, step, len(stages))
         if candidate is None:
@@ -118,7 +117,8 @@ def compress(
         from_first(lambda: save(run.report(), out))  # what was measured stays, whatever happens to the next pass
         stages.append(candidate)
         kept = candidate if verdict.kept else kept
-    if len({row.timing.run for row in run.rows if row.timing is not None}) > 1:  # a report compares within one run
+    # a report compares within one run, and the baseline alone was run once
+    if len(stages) == 1 or len({row.timing.run for row in run.rows if row.timing is not None}) > 1:
         final = run.measure(*(stage.artifact for stage in stages))
         run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
     ships = {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result}

@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import fx, nn
 
 from ..export.model import Model
-from ..export.quantized import BlockLinear, DynamicLinear
+from ..export.quantized import BlockLinear, DynamicLinear, PackedLinear
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
-from . import quantize, rounding
+from . import rounding
 from .data import Data
 from .distill import Distill, teach
-from .fake import FakeBlockEmbedding, FakeBlockLinear
+from .fake import FakeBlockEmbedding, FakeBlockLinear, settle
 from .masks import keep_zeros
+from .packed import PackedInt8
 from .quantize import DynamicInt8, WeightOnly
 from .static import StaticInt8
 from .train import AfterStep, Training
@@ -29,13 +30,15 @@ from .train import AfterStep, Training
 # The scales of blocks are searched at the start and at the end of each of these parts of a training but the last.
 _PARTS = 4
 
+_INTEGERS = (DynamicLinear, PackedLinear, BlockLinear)
+
 
 @dataclass(frozen=True)
 class Qat:
-    """Train for what `static`, `dynamic` or `weight_only` will round, and leave the integers.
+    """Train for what `static`, `dynamic`, `packed` or `weight_only` will round, and leave the integers.
 
-    Each of the three holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `weight_only`).
-    `dynamic` and `weight_only` go together: what the first leaves is the second's; `static` stands alone. `distill`
+    Each of the four holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `packed_int8`,
+    `weight_only`). `static` stands alone; of the others, what one leaves is the next one's. `distill`
     says how the network learns: its loss and its training, as in the pass of that name. Static ranges stay as they were
     calibrated, batch normalizations are folded before the training, weights of 0 stay 0.
 
@@ -44,24 +47,23 @@ class Qat:
 
     static: StaticInt8 | None = None
     dynamic: DynamicInt8 | None = None
+    packed: PackedInt8 | None = None
     weight_only: WeightOnly | None = None
     distill: Distill = field(default_factory=lambda: Distill(training=Training(epochs=5, rate=1e-4)))
 
     def __post_init__(self) -> None:
         if not self._passes:
-            raise UsageError(
-                "qat: trains for a quantization and has none; add static, dynamic or weight_only, as static = {}"
-            )
+            raise UsageError("qat: trains for a quantization and has none; add static, dynamic, packed or weight_only")
         if self.static is not None and len(self._passes) > 1:
-            raise UsageError("qat: static goes with no other quantization; leave out dynamic and weight_only")
+            raise UsageError("qat: static goes with no other quantization; leave the others out")
         if self.distill.student != "model":
             raise UsageError(
                 'qat: distill.student = "own"; quantization-aware training is of the model: put distill before'
             )
 
     @property
-    def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | WeightOnly]:
-        return [step for step in (self.static, self.dynamic, self.weight_only) if step is not None]
+    def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | PackedInt8 | WeightOnly]:
+        return [step for step in (self.static, self.dynamic, self.packed, self.weight_only) if step is not None]
 
     def __call__(self, model: Model, data: Data) -> Model:
         """Returns the model unchanged where there is nothing to quantize.
@@ -86,7 +88,7 @@ class Qat:
             assert isinstance(module, fx.GraphModule)
             settled = rounding.settle(module)
         else:
-            settled = quantize.settle(module)
+            settled = settle(module)
         return model.then(settled, Step("qat", asdict(self), f"trained for {', '.join(notes)}"))
 
 
@@ -106,7 +108,7 @@ def _after_step(module: nn.Module) -> AfterStep:
 
 def _refuse_integers(model: Model) -> None:
     """No gradient goes through integers that are there already."""
-    quantized = [name for name, part in model.module.named_modules() if isinstance(part, DynamicLinear | BlockLinear)]
+    quantized = [name for name, part in model.module.named_modules() if isinstance(part, _INTEGERS)]
     if isinstance(model.module, fx.GraphModule):
         quantized += [node.name for node in model.module.graph.nodes if str(node.target).startswith("edgepress")]
     if quantized:

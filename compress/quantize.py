@@ -16,19 +16,12 @@ from ..export.quantized import Divided
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .data import Data
-from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear
+from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear, settle
 from .layers import find_layers, with_layers
 from .smooth import smoothing_scales
 
 BITS = (4, 8)
 _KINDS = ("linear", "embedding")
-
-_FAKES = (FakeDynamicLinear, FakeBlockLinear, FakeBlockEmbedding)
-
-
-def settle(module: nn.Module) -> nn.Module:
-    """A copy of a prepared module with the integers in place that its layers rounded to."""
-    return with_layers(module, {name: p.settle() for name, p in module.named_modules() if isinstance(p, _FAKES)})
 
 
 @dataclass(frozen=True)
@@ -55,12 +48,12 @@ class DynamicInt8:
         if prepared is None:
             return model
         settings = asdict(replace(self, reduce_range=bool(self.reduce_range)))
-        return model.then(settle(prepared), Step("dynamic_int8", settings, self.note(prepared)))
+        step = Step("dynamic_int8", settings, self.note(prepared))
+        return model.then(settle(prepared), step, swapped=self._layers(model))
 
     def prepare(self, model: Model, data: Data) -> nn.Module | None:
         """The module with layers that round as they run, on the weights of the model; None where it has no Linear."""
-        found = find_layers(model.module, ["linear"], self.include, self.exclude)
-        layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+        layers = self._layers(model)
         if not layers:
             return None
         scales = smoothing_scales(model, layers, data.calibration, self.smooth) if self.smooth else {}
@@ -77,6 +70,10 @@ class DynamicInt8:
         """What was done, in words."""
         count = sum(isinstance(part, FakeDynamicLinear) for part in prepared.modules())
         return f"{count} Linear layers at int8 ({self._bits} bits used), per channel"
+
+    def _layers(self, model: Model) -> dict[str, nn.Linear]:
+        found = find_layers(model.module, ["linear"], self.include, self.exclude)
+        return {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
 
     @property
     def _bits(self) -> int:
@@ -115,11 +112,12 @@ class WeightOnly:
         prepared = self.prepare(model, data)
         if prepared is None:
             return model
-        return model.then(settle(prepared), Step("weight_only", asdict(self), self.note(prepared)))
+        step = Step("weight_only", asdict(self), self.note(prepared))
+        return model.then(settle(prepared), step, swapped=self._layers(model))
 
     def prepare(self, model: Model, data: Data) -> nn.Module | None:
         """The module with layers that round as they run, on the weights of the model; None where it has none."""
-        layers = find_layers(model.module, self.layers, self.include, self.exclude)
+        layers = self._layers(model)
         if not layers:
             return None
         for name, layer in layers.items():
@@ -131,6 +129,9 @@ class WeightOnly:
         """What was done, in words."""
         count = sum(isinstance(part, FakeBlockLinear | FakeBlockEmbedding) for part in prepared.modules())
         return f"{count} layers at {self.bits} bits in blocks of {self.block}"
+
+    def _layers(self, model: Model) -> dict[str, nn.Module]:
+        return find_layers(model.module, self.layers, self.include, self.exclude)
 
     def _fake(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Linear):

@@ -22,6 +22,7 @@ _PACKAGE = "edgepress.compress"
 PASSES: dict[str, tuple[str, str]] = {
     "static_int8": ("static", "StaticInt8"),
     "dynamic_int8": ("quantize", "DynamicInt8"),
+    "packed_int8": ("packed", "PackedInt8"),
     "weight_only": ("quantize", "WeightOnly"),
     "qat": ("qat", "Qat"),
     "distill": ("distill", "Distill"),

@@ -1,14 +1,22 @@
 """Model: the torch module in hand, and all that an exporter needs to know of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..runtime.artifact import Step
 from ..runtime.errors import ModelError
+
+
+@dataclass
+class Traced:
+    """What an exporter keeps of a trace, for the models that differ from the traced one in swapped layers only."""
+
+    kept: Any = None
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,9 @@ class Model:
     that stay free in every format: `{"input_ids": {0: "batch", 1: "sequence"}}`; an example is at least 2 long on each
     of them, for torch.export takes a length of 1 for a constant. `assets` are files that the model needs to be used, by
     name: `tokenizer.json`, `labels.json`. `source` says what it was read from (`kind`, `sha256`), `origin` is the model
-    before the first step. Artifacts are named after `name`. Raises ModelError where these do not fit each other.
+    before the first step. Artifacts are named after `name`. `traced` is shared with the models that `then` made by
+    swapping layers, and `swapped` names those layers; both are the exporters' own. Raises ModelError where these do not
+    fit each other.
 
     >>> Model("net", net, {"image": torch.zeros(2, 1, 8, 8)}, ("logits",), {"image": {0: "batch"}})
     """
@@ -33,6 +43,8 @@ class Model:
     source: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Step, ...] = ()
     origin: "Model | None" = None
+    traced: Traced = field(default_factory=Traced, repr=False, compare=False)
+    swapped: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.assets):
@@ -52,9 +64,16 @@ class Model:
                         "stay free; expected an axis that is there, and at least 2 long"
                     )
 
-    def then(self, module: nn.Module, step: Step) -> "Model":
-        """The model after a step: another module, and the step added to its history."""
-        return replace(self, module=module, history=(*self.history, step), origin=self.teacher)
+    def then(self, module: nn.Module, step: Step, *, swapped: Collection[str] | None = None) -> "Model":
+        """The model after a step: another module, and the step added to its history.
+
+        `swapped` is for a step that put other layers at these names and changed nothing else: the graph around them
+        needs no second trace then.
+        """
+        changed = replace(self, module=module, history=(*self.history, step), origin=self.teacher)
+        if swapped is None:
+            return replace(changed, traced=Traced(), swapped=frozenset())
+        return replace(changed, swapped=self.swapped.union(swapped))
 
     @property
     def teacher(self) -> "Model":

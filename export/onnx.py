@@ -1,6 +1,8 @@
 """Write a model as ONNX: torch's dynamo exporter, our lowering of quantized layers, one file."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,16 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import values
+from torch import Tensor
 
 from ..runtime.errors import UnsupportedError
 from . import palette, quantized  # noqa: F401 - define the edgepress operators
+from .direct import spare
 from .model import Model
-from .onnx_lower import DOMAIN, lower
-from .trace import first_line, quiet, trace
+from .onnx_leaf import LEAF, fill
+from .onnx_lower import DOMAIN, drop_unread, lower
+from .skeleton import hollow_trace, leaves, outside
+from .trace import first_line, quiet
 
 OPSET = 21
 MAX_BYTES = 2_000_000_000  # protobuf's limit for one message is 2 GiB
@@ -38,26 +44,72 @@ def write(model: Model, folder: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _Skeleton:
+    """A graph with open leaves, and what a model must have in common with the traced one to be written by it."""
+
+    graph: ir.Model
+    leaves: frozenset[str]
+    swapped: frozenset[str]
+    outside: Mapping[str, tuple[Tensor, int]]  # tensors with the version they had; writing into one raises it
+
+    def fits(self, model: Model) -> bool:
+        """True where the model differs from the traced one in nothing but its leaves."""
+        if not model.swapped ^ self.swapped <= self.leaves <= leaves(model.module).keys():
+            return False
+        now = outside(model.module, self.leaves)
+        return now.keys() == self.outside.keys() and all(
+            _version(was) == version and (now[name] is was or _same(now[name], was))
+            for name, (was, version) in self.outside.items()
+        )
+
+
 def _graph(model: Model) -> ir.Model:
-    """Trace the module and translate it to ONNX operators, our own (`edgepress::`) among them."""
-    program = trace(model)
+    """The model in ONNX operators, our own (`edgepress::`) among them, traced where no trace of it is kept."""
+    kept = model.traced.kept
+    if not isinstance(kept, _Skeleton) or not kept.fits(model):
+        program, chosen = hollow_trace(model)
+        spare(program)
+        held = {name: (tensor, _version(tensor)) for name, tensor in outside(model.module, chosen).items()}
+        graph = _translated(program, model.name)
+        kept = _Skeleton(graph, frozenset(chosen), model.swapped, held)
+        model.traced.kept = kept if chosen else None
+    filled = kept.graph.clone()
+    fill(filled.graph, model.module)
+    return filled
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _translated(program: Any, name: str) -> ir.Model:
     try:
         with quiet(), torch.no_grad():
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=_translations()
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise UnsupportedError(f"{model.name} cannot be said in ONNX: {_cause(error)}") from error
+        raise UnsupportedError(f"{name} cannot be said in ONNX: {_cause(error)}") from error
     assert exported is not None
+    drop_unread(exported.model.graph)
     return exported.model
 
 
 def _translations() -> dict[Any, Any]:
     """Each of our operators becomes one node of the same name, to be lowered when the weights are in hand."""
     return {
+        torch.ops.edgepress.leaf.default: _node(LEAF, ("x",), ("name", "width", "gathers")),
         torch.ops.edgepress.quantize_dequantize.default: _node("quantize_dequantize", ("x", "scale", "zero"), ()),
         torch.ops.edgepress.dequantize.default: _node("dequantize", ("values", "scale", "zero"), ("bits", "axis")),
         torch.ops.edgepress.dynamic_linear.default: _node("dynamic_linear", ("x", "values", "scale", "bias"), ()),
+        torch.ops.edgepress.packed_linear.default: _node(
+            "packed_linear", ("x", "values", "multiplier", "zero", "scale", "bias"), ("block",)
+        ),
         torch.ops.edgepress.block_linear.default: _node(
             "block_linear", ("x", "values", "scale", "zero", "bias"), ("bits", "block")
         ),
@@ -70,7 +122,7 @@ def _translations() -> dict[Any, Any]:
 
 def _node(name: str, inputs: tuple[str, ...], attributes: tuple[str, ...]) -> Any:
     schema = onnx.defs.OpSchema
-    optional = schema.FormalParameterOption.Optional
+    optional, kinds = schema.FormalParameterOption.Optional, schema.AttrType
     tensors = [f"tensor({t})" for t in ("float", "float16", "int8", "uint8", "int32", "int64")]
     op = values.Op(
         values.Opset(DOMAIN, 1),
@@ -82,7 +134,7 @@ def _node(name: str, inputs: tuple[str, ...], attributes: tuple[str, ...]) -> An
             inputs=[schema.FormalParameter(i, f"T{n}", param_option=optional) for n, i in enumerate(inputs)],
             outputs=[schema.FormalParameter("y", "T")],
             type_constraints=[(t, tensors, "") for t in ("T", *(f"T{n}" for n in range(len(inputs))))],
-            attributes=[schema.Attribute(a, schema.AttrType.INT) for a in attributes],
+            attributes=[schema.Attribute(a, kinds.STRING if a == "name" else kinds.INT) for a in attributes],
         ),
     )
 

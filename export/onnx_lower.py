@@ -3,6 +3,7 @@
     quantize_dequantize  ->  QuantizeLinear, DequantizeLinear
     dequantize           ->  DequantizeLinear (per channel)
     dynamic_linear       ->  DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add
+    packed_linear        ->  the same, on constants that Cast, Sub, Mul, Reshape bring to int8 at load
     block_linear         ->  com.microsoft.MatMulNBits, Add
     block_embedding      ->  com.microsoft.GatherBlockQuantized
     lookup               ->  Cast, Gather, Reshape of constants: one float weight when ONNX Runtime has loaded it
@@ -24,7 +25,7 @@ ACCURACY_LEVEL = 4
 
 
 @dataclass
-class _Lowering:
+class Lowering:
     """A graph in the making: the nodes that replace one node, and what neighbours may share."""
 
     graph: ir.Graph
@@ -52,19 +53,24 @@ class _Lowering:
 
 def lower(model: ir.Model) -> None:
     """Replace every `edgepress` node of the graph, in place, and drop the weights that no node reads any more."""
-    lowering = _Lowering(model.graph)
+    lowering = Lowering(model.graph)
     for node in [n for n in model.graph if n.domain == DOMAIN]:
         lowering.nodes = []
         result = LOWER[node.op_type](node, lowering)
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], lowering.nodes, [node.outputs[0]], [result])
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]
+    drop_unread(model.graph)
     _look_up_rows(model.graph)
     _fold_transposes(model.graph)
     _pool_globally(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
     model.graph.opset_imports[CONTRIB] = 1
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Drop the initializers that no node reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -81,14 +87,14 @@ def _inputs(node: ir.Node, number: int) -> list[ir.Value | None]:
     return [*node.inputs, *[None] * (number - len(node.inputs))]
 
 
-def _quantize_dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
+def _quantize_dequantize(node: ir.Node, to: Lowering) -> ir.Value:
     x, scale, zero = node.inputs
     (q,) = to.op("QuantizeLinear", x, scale, zero)
     (y,) = to.op("DequantizeLinear", q, scale, zero)
     return y
 
 
-def _dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
+def _dequantize(node: ir.Node, to: Lowering) -> ir.Value:
     values, scale, zero = _inputs(node, 3)
     assert values is not None
     assert scale is not None
@@ -98,15 +104,42 @@ def _dequantize(node: ir.Node, to: _Lowering) -> ir.Value:
     return y
 
 
-def _dynamic_linear(node: ir.Node, to: _Lowering) -> ir.Value:
+def _dynamic_linear(node: ir.Node, to: Lowering) -> ir.Value:
     x, values, scale, bias = _inputs(node, 4)
-    assert x is not None
     assert values is not None
+    return _dynamic(to, x, to.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t"), scale, bias)
+
+
+def _packed_linear(node: ir.Node, to: Lowering) -> ir.Value:
+    x, values, multiplier, zero, scale, bias = _inputs(node, 6)
+    assert values is not None
+    assert multiplier is not None
+    assert zero is not None
+    block = node.attributes["block"].as_int()
+    rows, width = _array(values).shape
+
+    def number(value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        packed = np.ascontiguousarray(_array(value).T).reshape(shape).astype(ir.DataType.UINT4.numpy())
+        return to.op("Cast", to.constant(packed, f"{value.name}_packed"), to=int(ir.DataType.INT32))[0]
+
+    # all of it constants: an engine folds them to int8 once, when it loads the file
+    blocks = width // block
+    (v,) = to.op("Sub", number(values, (blocks, block, rows)), number(zero, (blocks, 1, rows)))
+    (v,) = to.op("Mul", v, number(multiplier, (blocks, 1, rows)))
+    (v,) = to.op("Reshape", v, to.constant(np.array([width, rows]), f"shape_{width}_{rows}"))
+    (v,) = to.op("Cast", v, to=int(ir.DataType.INT8))
+    return _dynamic(to, x, v, scale, bias)
+
+
+def _dynamic(
+    to: Lowering, x: ir.Value | None, weight: ir.Value, scale: ir.Value | None, bias: ir.Value | None
+) -> ir.Value:
+    """`s_x·s_w·((Q_x − z_x) V) + b`; weight: int8 (in, out)."""
+    assert x is not None
     assert scale is not None
     if x not in to.quantized:  # query, key and value read the same x: quantize it once
         to.quantized[x] = to.op("DynamicQuantizeLinear", x, outputs=3)
     q, x_scale, x_zero = to.quantized[x]
-    weight = to.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
     (total,) = to.op("MatMulInteger", q, weight, x_zero)
     (y,) = to.op("Cast", total, to=int(ir.DataType.FLOAT))
     (step,) = to.op("Mul", x_scale, scale)
@@ -114,7 +147,7 @@ def _dynamic_linear(node: ir.Node, to: _Lowering) -> ir.Value:
     return y if bias is None else to.op("Add", y, bias)[0]
 
 
-def _block_linear(node: ir.Node, to: _Lowering) -> ir.Value:
+def _block_linear(node: ir.Node, to: Lowering) -> ir.Value:
     x, values, scale, zero, bias = _inputs(node, 5)
     assert values is not None
     assert scale is not None
@@ -136,7 +169,7 @@ def _block_linear(node: ir.Node, to: _Lowering) -> ir.Value:
     return y if bias is None else to.op("Add", y, bias)[0]
 
 
-def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
+def _block_embedding(node: ir.Node, to: Lowering) -> ir.Value:
     ids, values, scale, zero = _inputs(node, 4)
     assert values is not None
     assert scale is not None
@@ -154,7 +187,7 @@ def _block_embedding(node: ir.Node, to: _Lowering) -> ir.Value:
     return y if _array(scale).dtype == np.float32 else to.op("Cast", y, to=int(ir.DataType.FLOAT))[0]
 
 
-def _lookup(node: ir.Node, to: _Lowering) -> ir.Value:
+def _lookup(node: ir.Node, to: Lowering) -> ir.Value:
     index, palette = node.inputs
     assert index is not None
     assert palette is not None
@@ -164,7 +197,7 @@ def _lookup(node: ir.Node, to: _Lowering) -> ir.Value:
     return gathered[0] if len(gathered) == 1 else to.op("Concat", *gathered, axis=0)[0]
 
 
-def _gather(index: np.ndarray, palette: np.ndarray, names: tuple[str, str], to: _Lowering) -> ir.Value:
+def _gather(index: np.ndarray, palette: np.ndarray, names: tuple[str, str], to: Lowering) -> ir.Value:
     """`palette[index]`, the index in 4 or 8 bits; at 2 bits, two of them in 4, which stand for a pair of values."""
     pairs = palette.size == 4 and index.size % 2 == 0
     codes, values = index, palette
@@ -178,10 +211,11 @@ def _gather(index: np.ndarray, palette: np.ndarray, names: tuple[str, str], to: 
     return to.op("Reshape", y, to.constant(np.array(index.shape), f"{names[0]}_shape"))[0] if pairs else y
 
 
-LOWER: dict[str, Callable[[ir.Node, _Lowering], ir.Value]] = {
+LOWER: dict[str, Callable[[ir.Node, Lowering], ir.Value]] = {
     "quantize_dequantize": _quantize_dequantize,
     "dequantize": _dequantize,
     "dynamic_linear": _dynamic_linear,
+    "packed_linear": _packed_linear,
     "block_linear": _block_linear,
     "block_embedding": _block_embedding,
     "lookup": _lookup,
@@ -221,7 +255,7 @@ def _look_up_rows(graph: ir.Graph) -> None:
         index = cast.inputs[0]
         if index is None or index.const_value is None or index.dtype not in (ir.DataType.UINT4, ir.DataType.UINT8):
             continue
-        lowering = _Lowering(graph)
+        lowering = Lowering(graph)
         if index.dtype == ir.DataType.UINT4:  # no engine gathers these
             (index,) = lowering.op("Cast", index, to=int(ir.DataType.UINT8))
         (rows,) = lowering.op("Gather", index, ids, axis=0)
@@ -241,7 +275,7 @@ def _fold_transposes(graph: ir.Graph) -> None:
             continue
         if "perm" in node.attributes and tuple(node.attributes["perm"].as_ints()) != (1, 0):
             continue
-        lowering = _Lowering(graph)
+        lowering = Lowering(graph)
         weight = lowering.constant(np.ascontiguousarray(_array(values).T), f"{values.name}_t")
         axis = 1 - source.attributes["axis"].as_int()
         (y,) = lowering.op("DequantizeLinear", weight, *source.inputs[1:], axis=axis)
@@ -265,7 +299,7 @@ def _pool_globally(graph: ir.Graph) -> None:
             continue
         if sorted(int(a) % 4 for a in _array(axes).ravel()) != [2, 3]:
             continue
-        lowering = _Lowering(graph)
+        lowering = Lowering(graph)
         (y,) = lowering.op("GlobalAveragePool", x)
         quantize = _only_user(node, "QuantizeLinear")
         dequantize = quantize and _only_user(quantize, "DequantizeLinear")

@@ -58,6 +58,27 @@ def _(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], values.shape[0])
 
 
+@torch.library.custom_op("edgepress::packed_linear", mutates_args=())
+def packed_linear(
+    x: Tensor, values: Tensor, multiplier: Tensor, zero: Tensor, scale: Tensor, bias: Tensor | None, block: int
+) -> Tensor:
+    """`dynamic_linear` with `V = m·(Q − z)`, int8, for weights: Q uint8 (rows, width), m and z uint8 (rows, blocks)."""
+    return dynamic_linear(x, unpacked(values, multiplier, zero, block), scale, bias)
+
+
+@packed_linear.register_fake
+def _(
+    x: Tensor, values: Tensor, multiplier: Tensor, zero: Tensor, scale: Tensor, bias: Tensor | None, block: int
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], values.shape[0])
+
+
+def unpacked(values: Tensor, multiplier: Tensor, zero: Tensor, block: int) -> Tensor:
+    """`V = m·(Q − z)`, int8 (rows, width)."""
+    q, z = values.unflatten(1, (-1, block)).int(), zero[..., None].int()
+    return ((q - z) * multiplier[..., None].int()).flatten(1).to(torch.int8)
+
+
 @torch.library.custom_op("edgepress::block_linear", mutates_args=())
 def block_linear(
     x: Tensor, values: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, bits: int, block: int
@@ -116,6 +137,34 @@ class DynamicLinear(_Quantized):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """input: (..., in), float32 -> (..., out)."""
         return dynamic_linear(input, self.values, self.scale, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """nn.Linear with int8 products as DynamicLinear, its weights made of 4 bit integers in two levels of scales."""
+
+    values: Tensor
+    multiplier: Tensor
+    zero: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, values: Tensor, multiplier: Tensor, zero: Tensor, scale: Tensor, bias: Tensor | None, block: int
+    ) -> None:
+        super().__init__()
+        self.block = block
+        held = {"values": values, "multiplier": multiplier, "zero": zero, "scale": scale}
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    @property
+    def weight(self) -> QTensor:
+        """The weights as the engine multiplies them: int8 per channel."""
+        return QTensor(unpacked(self.values, self.multiplier, self.zero, self.block), self.scale, None, 8, axis=0)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input: (..., in), float32 -> (..., out)."""
+        return packed_linear(input, self.values, self.multiplier, self.zero, self.scale, self.bias, self.block)
 
 
 class BlockLinear(_Quantized):

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -19,11 +19,11 @@ from .model import Model
 _UNTRACEABLE = (TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
 
 
-def trace(model: Model) -> Any:
+def trace(model: Model, within: AbstractContextManager[object] | None = None) -> Any:
     """The model as a torch.export.ExportedProgram in evaluation mode; the model itself is not changed.
 
-    Raises ModelError where the module does not run on its own example, UnsupportedError where it cannot be traced or
-    an axis cannot stay free.
+    The tracing, but not the run on the example before it, happens inside `within`. Raises ModelError where the module
+    does not run on its own example, UnsupportedError where it cannot be traced or an axis cannot stay free.
     """
     with evaluating(model.module):
         try:
@@ -34,8 +34,8 @@ def trace(model: Model) -> Any:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"{model.name} does not run on its own example: {reason}") from error
         shapes = {name: dict.fromkeys(model.axes.get(name, {}), torch.export.Dim.AUTO) for name in model.example}
-        try:
-            with quiet(), redirect_stderr(StringIO()), torch.no_grad():  # where it fails it prints the graph so far
+        try:  # where it fails it prints the graph so far
+            with quiet(), redirect_stderr(StringIO()), torch.no_grad(), within or nullcontext():
                 program = torch.export.export(model.module, (), dict(model.example), dynamic_shapes=shapes)
         except _UNTRACEABLE as error:
             raise UnsupportedError(f"{model.name} cannot be traced by torch.export: {first_line(error)}") from error

@@ -27,11 +27,13 @@ from .machine import Doubt, counters, disturbance, peak_memory, process_age, thi
 from .session import LoadedModel, load
 from .timing import Timing, to_json
 
-ROUNDS = 20  # ratios are taken per round: fewer have no quartiles worth the name
+ROUNDS = (10, 20)  # ratios are taken per round: fewer have no quartiles worth the name
+STEADY = 0.04  # between the two, no further round where the median ratio is known to so much
 BLOCK_MS = 20.0  # a block shorter than this is at the mercy of a single interrupt
 BLOCK_CALLS = 100  # ... and more calls than this add bytes to the report, not knowledge
 LIMIT_S = 60.0  # per artifact; a model of 5 s a call gets fewer runs, not ten minutes
 MIN_ROUNDS = 3
+_TICK_MS = 1e-6  # a clock tells no less
 SETTLE_MS = 20.0  # the first calls of a block are not counted: the caches refill
 
 
@@ -101,19 +103,30 @@ def bench(
 
 
 def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:
-    """Blocks of latencies in ms, for each call one a round, until each has its runs or the time is up."""
-    rounds = min(ROUNDS, runs)
-    least = math.ceil(runs / rounds)
+    """Blocks of latencies in ms, for each call one a round, until each has its runs or the time is up.
+
+    All runs are had after the first ROUNDS[0]; where other programs make the ratios vary, up to ROUNDS[1] follow.
+    """
+    first, most = (min(count, runs) for count in ROUNDS)
     blocks: list[list[tuple[float, ...]]] = [[] for _ in calls]
     end = time.perf_counter() + limit_s * len(calls)
-    for done in range(rounds):
-        if done >= MIN_ROUNDS and time.perf_counter() > end:
+    for done in range(most):
+        if (done >= MIN_ROUNDS and time.perf_counter() > end) or (done >= first and _is_steady(blocks)):
             break
+        least = math.ceil(runs / first) if done < first else 1
         for call, kept in zip(calls, blocks, strict=True):
             if len(calls) > 1:
                 wait_for_idle()
-            kept.append(_block(call, least, limit_s / rounds))
+            kept.append(_block(call, least, limit_s / most))
     return blocks
+
+
+def _is_steady(blocks: Sequence[Sequence[tuple[float, ...]]]) -> bool:
+    """True where the ratios of each to the last are known to STEADY: the quartiles' distance over √rounds."""
+    medians = np.array([[np.median(block) for block in rounds] for rounds in blocks])
+    logs = np.log(np.maximum(medians[:-1], _TICK_MS) / np.maximum(medians[-1], _TICK_MS))
+    low, high = np.percentile(logs, (25, 75), axis=1)
+    return bool(((high - low) / math.sqrt(medians.shape[1]) <= STEADY).all())
 
 
 def _block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepress.runtime.bench import _in_turn, bench, main
+from edgepress.runtime.bench import _in_turn, _is_steady, bench, main
 from edgepress.runtime.errors import ArtifactError, DataError, EngineError, PortError, UnknownName, UsageError
 from edgepress.runtime.machine import this_machine
 from edgepress.runtime.timing import Timing, from_json, to_json
@@ -53,7 +54,7 @@ def test_several_artifacts_run_in_turn_in_one_run(make_artifact):
     paths = [make_artifact("one").path, make_artifact("wide", width=256).path]
     first, second = bench(paths, runs=30, threads=1)
     assert first.run == second.run
-    assert len(first.rounds) == len(second.rounds) == 20
+    assert 10 <= len(first.rounds) == len(second.rounds) <= 20
     assert min(len(first.samples), len(second.samples)) >= 30
     assert (first.load_ms, first.first_run_ms, first.cold_start_ms, first.peak_memory) == (None,) * 4
 
@@ -244,3 +245,19 @@ def test_blocks_alternate_so_that_a_drift_meets_all_alike():
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b"] * 3
     assert [len(rounds) for rounds in blocks] == [3, 3]
+
+
+def test_rounds_end_where_the_ratio_is_known_and_never_before_each_has_its_runs():
+    steady, shaken = [(1.0, 1.0)] * 10, [(1.0, 1.0), (2.0, 2.0)] * 5
+    assert _is_steady([steady, steady])
+    assert _is_steady([shaken, [(2 * a, 2 * b) for a, b in shaken]])  # both were disturbed alike
+    assert _is_steady([shaken])  # nothing to compare with
+    assert not _is_steady([shaken, steady])
+    assert not _is_steady([shaken, steady, steady])  # the one before the last is not all that counts
+
+    # the quartiles of the log ratios lie 0.12 apart: 0.038 over √10; and 0.14: 0.044
+    assert _is_steady([[(math.exp(0.12 * (i % 2)),) for i in range(10)], steady])
+    assert not _is_steady([[(math.exp(0.14 * (i % 2)),) for i in range(10)], steady])
+
+    blocks = _in_turn([lambda: None, lambda: None], runs=100, limit_s=10)
+    assert all(sum(map(len, rounds)) >= 100 for rounds in blocks)

@@ -187,7 +187,7 @@ def test_every_other_line_judges_and_the_rest_calibrates(tiny: Path, tmp_path: P
     figures = task.data.score(session)
     assert figures["cosine"] == pytest.approx(1)
     assert session.seen == texts(count)[1::2]
-    assert words(task.data.calibration) == texts(count)[0::2]
+    assert words(task.data.calibration) == sorted(texts(count)[0::2], key=len)
     assert callable(task.data.training)
     assert sorted(words(list(task.data.training(0)))) == sorted(texts(count)[0::2])
     assert task.data.validation is None
@@ -203,7 +203,7 @@ def test_no_more_is_judged_and_calibrated_than_helps(tiny: Path, tmp_path: Path)
     task.data.validation(watched)
     assert judged.seen == many[1:512:2]
     assert watched.seen == many[513:768:2]
-    assert words(task.data.calibration) == many[0:256:2]
+    assert words(task.data.calibration) == sorted(many[0:256:2], key=len)
     assert callable(task.data.training)
     epochs = [words(list(task.data.training(epoch))) for epoch in (0, 1, 0)]
     assert sorted(epochs[0]) == sorted(set(many) - set(judged.seen) - set(watched.seen))

@@ -187,7 +187,7 @@ def test_a_model_without_anything_to_quantize_is_handed_back(data: Data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "qat: trains for a quantization and has none; add static, dynamic or weight_only"),
+        ({}, "qat: trains for a quantization and has none; add static, dynamic, packed or weight_only"),
         ({"static": StaticInt8(), "dynamic": DynamicInt8()}, "qat: static goes with no other quantization"),
         ({"static": StaticInt8(), "distill": Distill(student="own")}, "quantization-aware training is of the model"),
     ],
