@@ -1,6 +1,6 @@
 """A real text encoder, trained with its own float self as the teacher: the recipe `encoder-small` on all-MiniLM-L6-v2.
 
-    python benchmarks/encoder_small.py            # half an hour on two cores
+    python benchmarks/encoder_small.py            # ten minutes on two cores
 
 Trained on docstrings of the packages in this environment; judged on licences and READMEs, another kind of text, none of
 which was trained or calibrated on. Speed is taken at one thread, one sentence a call, in turn with fp32.
