@@ -9,8 +9,10 @@ from typing import Any
 # What a person may want to do -> the extra that it needs, and the libraries that the extra brings.
 _USES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run, report, verify and inspect ONNX": ("", ("numpy", "onnxruntime")),
+    "run, report, verify and inspect TFLite": ("litert", ("numpy", "ai_edge_litert")),
     "run a text model on text": ("text", ("tokenizers",)),
     "compress and export": ("compress", ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")),
+    "export to TFLite": ("tflite", ("torch", "litert_torch", "ai_edge_litert")),
     "the digits sample": ("samples", ("torch", "sklearn")),
 }
 

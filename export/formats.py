@@ -24,14 +24,21 @@ def _onnx(model: Model, folder: Path) -> Path:
     return onnx.write(model, folder)
 
 
+def _tflite(model: Model, folder: Path) -> Path:
+    from . import tflite
+
+    return tflite.write(model, folder)
+
+
 # Format -> write(model, folder) -> the file written.
-EXPORTERS: dict[str, Write] = {"onnx": _onnx}
+EXPORTERS: dict[str, Write] = {"onnx": _onnx, "tflite": _tflite}
 
 # Largest difference that a correct engine may show on another machine, relative to the largest golden magnitude.
 # Float sums come in another order there; one step of an int8 activation is 1/255 of its range, and a few add up.
 TOLERANCE = {"float32": 1e-4, "quantized": 5e-2}
 
-_TOOLS = ("edgepress", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+_TOOLS = ("edgepress", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers", "ai-edge-litert",
+          "litert-torch")  # fmt: skip
 
 
 def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact:
@@ -78,6 +85,7 @@ def _with_golden(draft: Artifact, model: Model) -> Artifact:
         files=(*draft.files, describe(draft.path / GOLDEN, "golden")),
         inputs=session.inputs,
         outputs=session.outputs,
+        needs=session.engine.needs,
         tolerance=tolerance,
     )
 

@@ -27,9 +27,9 @@ class Model:
     that stay free in every format: `{"input_ids": {0: "batch", 1: "sequence"}}`; an example is at least 2 long on each
     of them, for torch.export takes a length of 1 for a constant. `assets` are files that the model needs to be used, by
     name: `tokenizer.json`, `labels.json`. `source` says what it was read from (`kind`, `sha256`), `origin` is the model
-    before the first step. Artifacts are named after `name`. `traced` is shared with the models that `then` made by
-    swapping layers, and `swapped` names those layers; both are the exporters' own. Raises ModelError where these do not
-    fit each other.
+    before the first step. `lengths` are those that a format of fixed shapes shall have, by a free axis's name.
+    Artifacts are named after `name`. `traced` is shared with the models that `then` made by swapping layers, and
+    `swapped` names those layers; both are the exporters' own. Raises ModelError where these do not fit each other.
 
     >>> Model("net", net, {"image": torch.zeros(2, 1, 8, 8)}, ("logits",), {"image": {0: "batch"}})
     """
@@ -43,6 +43,7 @@ class Model:
     source: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Step, ...] = ()
     origin: "Model | None" = None
+    lengths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     traced: Traced = field(default_factory=Traced, repr=False, compare=False)
     swapped: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 

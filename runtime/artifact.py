@@ -15,7 +15,7 @@ GOLDEN = "golden.npz"
 SCHEMA = 1
 
 # What a path must end with to be opened as a file that somebody else made.
-BARE_FORMATS = {".onnx": "onnx"}
+BARE_FORMATS = {".onnx": "onnx", ".tflite": "tflite"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Artifact:
     """A model as it ships. `bare` marks a single file without a manifest, of which only the engine knows the ports.
 
     `tolerance` is the largest difference to the golden outputs, relative to their largest magnitude, that a correct
-    engine may show; `source` says what it was made from (kind, sha256), `tools` which versions made it.
+    engine may show; `source` says what it was made from (kind, sha256), `tools` which versions made it. `needs` is what
+    the file asks for beyond its ports: `lengths` that its free axes are run at, the `engine` that computes it rightly.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Artifact:
     tools: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 0.0
+    needs: Mapping[str, Any] = field(default_factory=dict)
     bare: bool = False
 
     @property
@@ -130,6 +132,7 @@ def _parse(path: Path, raw: dict[str, Any]) -> Artifact:
         tools=dict(raw["tools"]),
         source=dict(raw["source"]),
         tolerance=float(raw["tolerance"]),
+        needs=dict(raw.get("needs", {})),
     )
     _ = artifact.model  # StopIteration where no file is the model
     return artifact

@@ -1,7 +1,7 @@
 """The ONNX Runtime engine. The library is imported when a session starts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ _DISABLED = ["SkipLayerNormFusion"]
 
 @dataclass(frozen=True)
 class OrtEngine:
-    """One open file: its ports, the providers in use, and `run(inputs) -> outputs` by name."""
+    """One open file: its ports, the providers in use, and `run(inputs) -> outputs` by name; it needs nothing else."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     providers: tuple[str, ...]
     run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    needs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",)) -> OrtEngine:

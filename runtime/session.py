@@ -3,18 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from . import ort
+from . import litert, ort
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
 from .errors import ArtifactError, PortError
 from .golden import SelfTest, read_golden, replay
 
 
 class Engine(Protocol):
-    """What `start` gives: the ports that the file has, the providers in use, and a way to run it."""
+    """What `start` gives: the ports that the file has, the providers in use, what it needs, and a way to run it."""
 
     @property
     def inputs(self) -> tuple[Port, ...]: ...
@@ -23,11 +23,13 @@ class Engine(Protocol):
     @property
     def providers(self) -> tuple[str, ...]: ...
     @property
+    def needs(self) -> Mapping[str, Any]: ...
+    @property
     def run(self) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]: ...
 
 
 # Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
-ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start}
+ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start}
 
 
 # What a call checks an input against, laid out for speed: dtype, rank, and (axis, size) of each axis that is not free.

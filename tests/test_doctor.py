@@ -56,8 +56,10 @@ def test_where_everything_is_installed_all_is_ready_and_nothing_to_do(found):
 def test_where_nothing_is_installed_each_use_has_the_line_that_installs_it(bare):
     assert {use: state["install"] for use, state in bare["uses"].items()} == {
         "run, report, verify and inspect ONNX": "pip install 'edgepress'",
+        "run, report, verify and inspect TFLite": "pip install 'edgepress[litert]'",
         "run a text model on text": "pip install 'edgepress[text]'",
         "compress and export": "pip install 'edgepress[compress]'",
+        "export to TFLite": "pip install 'edgepress[tflite]'",
         "the digits sample": "pip install 'edgepress[samples]'",
     }
     for state in bare["uses"].values():
@@ -71,7 +73,7 @@ def test_what_a_line_installs_is_what_its_use_needs(bare):
         extra = re.fullmatch(r"pip install 'edgepress(?:\[(\w+)\])?'", state["install"])
         assert extra is not None
         brought = {Requirement(line).name for line in [*base, *closure(extra[1])]}
-        assert {name.replace("sklearn", "scikit-learn") for name in state["versions"]} <= brought
+        assert {name.replace("sklearn", "scikit-learn").replace("_", "-") for name in state["versions"]} <= brought
 
 
 def closure(extra: str | None) -> list[str]:

@@ -28,6 +28,9 @@ NETWORK = {"aiohttp", "ftplib", "http.client", "http.server", "httpx", "huggingf
 MAY_OPEN_CONNECTIONS: set[str] = set()
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 HEAVY = {
+    "ai_edge_litert",
+    "jax",
+    "litert_torch",
     "onnx",
     "onnx_ir",
     "onnxruntime",

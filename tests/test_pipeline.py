@@ -210,7 +210,7 @@ def test_a_recipe_whose_result_would_take_the_place_of_the_baseline_is_refused(r
 
 
 def test_an_unknown_format_is_refused_before_any_work(task, tmp_path):
-    with pytest.raises(UnknownName, match="unknown format 'gguf2'; known: onnx"):
+    with pytest.raises(UnknownName, match="unknown format 'gguf2'; known: onnx, tflite"):
         compress(task.model, recipe("eight", EIGHT), task.data, to="gguf2", on=find_device("pi5"),
                  budget=parse_budget(""), out=tmp_path / "out")  # fmt: skip
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,94 @@
+"""Write a model as TFLite: litert-torch converts the float graph, quantized weights are put into the file after that.
+
+Shapes are fixed there. A file has one signature for each length that the free axes are given, all around the same
+weights, and notes (runtime/tflite_notes.py) that tell the runtime how to serve any length with them.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..runtime.errors import MissingExtra, UnsupportedError
+from ..runtime.tflite_notes import ENTRY, Notes
+from .model import Model
+from .tflite_shapes import example_at, lengths_of, notes_of, refuse_mixing
+from .trace import evaluating, first_line, quiet, trace
+
+FILE = "model.tflite"
+MAX_BYTES = 2_000_000_000  # a flatbuffer's offsets have 31 bits
+# What the converter raises for what it cannot convert; it has no types of its own.
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError)
+
+
+def write(model: Model, folder: Path) -> Path:
+    """Write `model.tflite` into `folder` and return its path; ports have the model's names.
+
+    Raises UnsupportedError where the model cannot be traced, has an operator or a precision that TFLite has not, gives
+    other numbers when it is padded, or would pass 2 GB; ModelError where it does not run on its own example.
+    """
+    try:
+        with quiet(), _hushed():
+            import litert_torch
+    except ImportError as error:
+        raise MissingExtra("litert-torch", "tflite") from error
+    from .tflite_file import TfliteFile
+
+    notes = notes_of(model, trace(model))
+    signatures = lengths_of(model, notes)
+    with evaluating(model.module):
+        refuse_mixing(model, notes, signatures)
+        file = TfliteFile(_converted(litert_torch, model, notes, signatures))
+    _name_outputs(file, model)
+    file.add_metadata(ENTRY, notes.to_json())
+    path = folder / FILE
+    path.write_bytes(file.to_bytes())
+    return path
+
+
+def _converted(library: Any, model: Model, notes: Notes, signatures: Sequence[dict[str, int]]) -> bytes:
+    converter = None
+    for lengths in signatures:
+        name = "_".join(f"{label}_{size}" for label, size in lengths.items() if label != notes.pieces) or "run"
+        given = example_at(model, notes, lengths)
+        converter = (converter or library).signature(name, model.module, sample_kwargs=given)
+    assert converter is not None
+    level = logging.root.level
+    try:
+        with quiet(), _hushed(), torch.no_grad():
+            return converter.convert().model_content()
+    except _FAILURES as error:
+        raise UnsupportedError(f"{model.name} cannot be said in TFLite: {first_line(error)}") from error
+    finally:
+        logging.root.setLevel(level)
+
+
+def _name_outputs(file: Any, model: Model) -> None:
+    """Give the outputs the model's names; the converter numbers them."""
+    for signature in file.model.signatureDefs:
+        for entry in signature.outputs:
+            entry.name = model.outputs[int(entry.name.decode().removeprefix("output_"))].encode()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the terminal what the converter's C++ writes there; what fails is raised all the same."""
+    old = os.environ.get("LITERT_TORCH_SHOW_PROGRESS")
+    os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as sink:
+            os.dup2(sink.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        if old is None:
+            del os.environ["LITERT_TORCH_SHOW_PROGRESS"]
+        else:
+            os.environ["LITERT_TORCH_SHOW_PROGRESS"] = old

@@ -1,0 +1,99 @@
+"""Notes: what a `.tflite` file says of itself beyond its fixed shapes, kept as metadata inside the file.
+
+A flatbuffer is tables of offsets. The way here is Model -> metadata -> the entry `edgepress` -> its buffer, which holds
+JSON; the field numbers are those of TensorFlow Lite's schema. Whatever is damaged on that way counts as no notes: the
+engine, which verifies the whole file, says what is wrong with it.
+"""
+
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .artifact import Port
+
+ENTRY = "edgepress"
+_MODEL_BUFFERS, _MODEL_METADATA = 4, 6
+_METADATA_NAME, _METADATA_BUFFER = 0, 1
+_BUFFER_DATA = 0
+_DAMAGE = (OSError, struct.error, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The ports as a caller sees them, free axes by name, and how the file's fixed shapes serve them.
+
+    Along the axis `pieces` a call is cut into pieces; the other free axes are padded with zeros up to the next length
+    that a signature has, and outputs are cut back. `needs` is the library that computes the file rightly, where
+    not each does.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    pieces: str = ""
+    needs: str = ""
+
+    def to_json(self) -> bytes:
+        """What the file holds."""
+        return json.dumps(asdict(self)).encode()
+
+
+def read_notes(path: Path) -> Notes | None:
+    """The notes of a file; None where it has none, as one that somebody else made."""
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            text = _metadata(data, ENTRY)
+        return None if text is None else _parse(json.loads(text))
+    except _DAMAGE:
+        return None
+
+
+def _parse(raw: dict[str, Any]) -> Notes:
+    inputs, outputs = (
+        tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in raw[side]) for side in ("inputs", "outputs")
+    )
+    return Notes(inputs, outputs, str(raw["pieces"]), str(raw["needs"]))
+
+
+def _metadata(data: mmap.mmap, entry: str) -> bytes | None:
+    (root,) = struct.unpack_from("<I", data, 0)
+    buffers = list(_tables(data, root, _MODEL_BUFFERS))
+    for table in _tables(data, root, _MODEL_METADATA):
+        if _bytes(data, table, _METADATA_NAME) == entry.encode():
+            at = _field(data, table, _METADATA_BUFFER)
+            (index,) = struct.unpack_from("<I", data, at) if at else (0,)
+            return _bytes(data, buffers[index], _BUFFER_DATA)
+    return None
+
+
+def _field(data: mmap.mmap, table: int, number: int) -> int:
+    """Where a table's field lies; 0 where it has not got it."""
+    (back,) = struct.unpack_from("<i", data, table)
+    (size,) = struct.unpack_from("<H", data, table - back)
+    slot = 4 + 2 * number
+    (offset,) = struct.unpack_from("<H", data, table - back + slot) if slot < size else (0,)
+    return table + offset if offset else 0
+
+
+def _vector(data: mmap.mmap, table: int, number: int) -> tuple[int, int]:
+    """Where a vector's elements begin, and how many there are."""
+    at = _field(data, table, number)
+    if not at:
+        return 0, 0
+    start = at + struct.unpack_from("<I", data, at)[0]
+    (count,) = struct.unpack_from("<I", data, start)
+    return start + 4, count
+
+
+def _tables(data: mmap.mmap, table: int, number: int) -> Iterator[int]:
+    start, count = _vector(data, table, number)
+    for at in range(start, start + 4 * count, 4):
+        yield at + struct.unpack_from("<I", data, at)[0]
+
+
+def _bytes(data: mmap.mmap, table: int, number: int) -> bytes:
+    start, count = _vector(data, table, number)
+    return data[start : start + count]

@@ -1,0 +1,159 @@
+"""The TFLite exporter: float models, their fixed shapes, and what cannot be said in the format."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgepress.compress.source import Task, read_source
+from edgepress.export.formats import export
+from edgepress.export.model import Model
+from edgepress.export.tflite import write
+from edgepress.runtime import load
+from edgepress.runtime.artifact import Port, read_artifact
+from edgepress.runtime.errors import EdgepressError, ModelError, PortError, UnsupportedError
+from edgepress.runtime.session import LoadedModel
+
+from .quantize_check import chain, model_of, random, seeded
+from .tflite_check import pooled
+
+
+@pytest.fixture(scope="module")
+def digits(digits_task: Path) -> Task:
+    return read_source(str(digits_task))
+
+
+@pytest.fixture(scope="module")
+def digits_file(digits: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(digits.model, "tflite", tmp_path_factory.mktemp("digits") / "digits").path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Sequences of 8 and 16, and what edgepress makes of all other lengths."""
+    return load(export(pooled(sequence=(8, 16)), "tflite", tmp_path_factory.mktemp("texts") / "texts").path)
+
+
+def torch_gives(model: Model, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    outputs = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def test_the_digits_network_scores_as_its_onnx_file_does(digits: Task, digits_file: Path, tmp_path: Path):
+    assert digits.data.score is not None
+    onnx = load(export(digits.model, "onnx", tmp_path / "onnx").path)
+    tflite = load(digits_file)
+    assert digits.data.score(tflite) == digits.data.score(onnx)
+    images = np.random.default_rng(0).random((7, 1, 32, 32), np.float32)
+    np.testing.assert_allclose(tflite(image=images)["logits"], onnx(image=images)["logits"], rtol=0, atol=1e-4)
+
+
+def test_an_artifact_has_the_same_ports_as_in_onnx_and_tells_its_lengths(digits_file: Path):
+    artifact = read_artifact(digits_file)
+    assert artifact.format == "tflite"
+    assert artifact.inputs == (Port("image", "float32", ("batch", 1, 32, 32)),)
+    assert artifact.outputs == (Port("logits", "float32", ("batch", 10)),)
+    assert artifact.needs == {"lengths": {"batch": [1]}}
+    assert artifact.asset("labels.json") is not None
+    assert {"ai-edge-litert", "litert-torch", "torch"} <= set(artifact.tools)
+    assert load(digits_file).selftest().passed
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 9, 16])
+def test_any_length_up_to_the_longest_gives_what_torch_gives(texts: LoadedModel, length: int):
+    ids = np.random.default_rng(length).integers(1, 50, (3, length))
+    mask = np.ones_like(ids)
+    mask[1, length // 2 + 1 :] = 0
+    expected, given = torch_gives(pooled(), ids=ids, mask=mask), texts(ids=ids, mask=mask)
+    for name in ("mean", "states"):
+        assert given[name].shape == expected[name].shape
+        np.testing.assert_allclose(given[name], expected[name], rtol=0, atol=1e-5)
+
+
+def test_a_longer_text_or_inputs_of_different_lengths_are_refused(texts: LoadedModel):
+    assert texts.artifact.needs == {"lengths": {"batch": [1], "sequence": [8, 16]}}
+    ids = np.ones((2, 17), np.int64)
+    with pytest.raises(PortError, match="sequence 17; this file takes sequence up to 16"):
+        texts(ids=ids, mask=ids)
+    with pytest.raises(PortError, match="input 'mask' has sequence 3, another one 5; expected the same"):
+        texts(ids=ids[:, :5], mask=ids[:, :3])
+
+
+class Shared(nn.Module):
+    """An encoder whose output layer is its table: one tensor in the model and in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(500, 16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids) @ self.table.weight.T
+
+
+def test_several_lengths_share_their_weights(tmp_path: Path):
+    ids = torch.arange(6).reshape(2, 3)
+    axes = {"ids": {0: "batch", 1: "sequence"}}
+    sizes = [
+        write(Model("net", seeded(Shared()), {"ids": ids}, ("y",), axes, lengths={"sequence": lengths}), tmp_path)
+        .stat()
+        .st_size
+        for lengths in ((4,), (4, 8, 12))
+    ]
+    table = 500 * 16 * 4
+    assert table < sizes[0]
+    assert sizes[1] - sizes[0] < table / 2
+
+
+def test_the_module_is_left_as_it_was(tmp_path: Path):
+    module = chain(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    model = Model("net", module, {"x": random(2, 4)}, ("y",), {"x": {0: "batch"}})
+    write(model, tmp_path)
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_nothing_of_the_converter_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    write(model_of(nn.Linear(4, 3), input=random(2, 4)), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+class Erf(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.svdvals(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        (model_of(Erf(), x=random(2, 4, 4)), UnsupportedError, "net cannot be said in TFLite"),
+        (pooled(masked=False), UnsupportedError, "when it is padded with zeros along sequence"),
+        (model_of(nn.Linear(4, 3), input=random(2, 5)), ModelError, "net does not run on its own example"),
+    ],
+    ids=["operator", "padding", "example"],
+)
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(
+    tmp_path: Path, model: Model, kind: type[EdgepressError], said: str
+):
+    with pytest.raises(kind, match=said) as error:
+        export(model, "tflite", tmp_path / "net")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_converter_the_line_that_installs_it_is_said(tmp_path: Path, perceptron_task: Path):
+    code = (
+        "import sys; sys.modules['litert_torch'] = None\n"
+        "from pathlib import Path\n"
+        "from edgepress.compress.source import read_source\n"
+        "from edgepress.export.formats import export\n"
+        "from edgepress.runtime import EdgepressError\n"
+        f"try: export(read_source({str(perceptron_task)!r}).model, 'tflite', Path({str(tmp_path / 'net')!r}))\n"
+        "except EdgepressError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "litert-torch is not installed; it comes with: pip install 'edgepress[tflite]'\n"
+    assert list(tmp_path.iterdir()) == []
