@@ -26,6 +26,9 @@ _force = click.option("--force", is_flag=True, help="Replace an artifact that is
 _data = click.option("--data", type=click.Path(path_type=Path), metavar="FILE",
                      help="texts.txt (a sample a line) for a folder, batch.npz for an ONNX file.")  # fmt: skip
 _on = click.option("--on", default="host", show_default=True, metavar="DEVICE", help="See: edgepress devices.")
+_lengths = click.option(
+    "--lengths", default="", metavar="N,N", help="Lengths of a free axis where shapes are fixed: 16,64."
+)
 _threads = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine; its own choice.")
 _budget = click.option("--budget", default="", metavar="LIMITS", help='Like "size<1MB, latency<2ms, drop<1%".')
 
@@ -76,11 +79,13 @@ def cli(context: click.Context, debug: bool) -> int:
 @_budget
 @click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="The folder to write.")
 @_data
+@_lengths
 @_force
 @_json
 def compress(
-    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, force: bool, as_json: bool
-) -> int:
+    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, lengths: str, force: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Make MODEL smaller, measure each step, keep what pays.
 
     MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file. It is exported as it is
@@ -96,10 +101,10 @@ def compress(
     with progress(quiet=as_json or follows) as tell, _compressing():
         tell("reading the model")
         from .pipeline import compress as run
-        from .source import read_source
+        from .source import read_source, with_lengths
 
         passes = find_recipe(recipe)
-        task = read_source(model, data)
+        task = with_lengths(read_source(model, data), lengths)
         report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
     if not follows:
         _show(report, as_json)
@@ -114,8 +119,9 @@ def compress(
 @click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
 @_data
+@_lengths
 @_force
-def export(model: str, to: str, out: Path, data: Path | None, force: bool) -> int:
+def export(model: str, to: str, out: Path, data: Path | None, lengths: str, force: bool) -> int:
     """Write MODEL as it is in another format.
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples.
@@ -126,9 +132,9 @@ def export(model: str, to: str, out: Path, data: Path | None, force: bool) -> in
     with progress() as tell, _compressing():
         tell("reading the model")
         from ..export.formats import export as write
-        from .source import read_source
+        from .source import read_source, with_lengths
 
-        task = read_source(model, data)
+        task = with_lengths(read_source(model, data), lengths)
         tell(f"exporting to {to}")
         artifact = write(task.model, to, out, force=force)
     click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
@@ -150,7 +156,7 @@ def run(
 ) -> int:  # fmt: skip
     """Run ARTIFACT once and print what it says.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx file.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
     """
     from ..runtime.session import load
     from . import show
@@ -184,8 +190,8 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
-    ARTIFACTS are folders that edgepress wrote, or bare .onnx files. The first is the baseline that the others are
-    compared with; the budget is for the last.
+    ARTIFACTS are folders that edgepress wrote, or bare .onnx or .tflite files. The first is the baseline that the
+    others are compared with; the budget is for the last.
     """
     from dataclasses import replace
 
@@ -232,7 +238,7 @@ def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
 def inspect(artifact: Path, as_json: bool) -> int:
     """Say what ARTIFACT is: ports, files, history, operators.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx file.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
     """
     from . import show
     from .facts import artifact_facts

@@ -147,10 +147,12 @@ class _FakeBlocks(nn.Module):
     scale: Tensor
     zero: Tensor | None
 
-    def __init__(self, weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool) -> None:
+    def __init__(
+        self, weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool, short_scales: bool = False
+    ) -> None:
         super().__init__()
         self.weight, self.bits, self.block = _parameter(weight), bits, block
-        self.symmetric, self.half_scales = symmetric, half_scales
+        self.symmetric, self.half_scales, self.short_scales = symmetric, half_scales, short_scales
         found = self._search()
         self.register_buffer("scale", found.scale)
         self.register_buffer("zero", found.zero)
@@ -162,8 +164,9 @@ class _FakeBlocks(nn.Module):
 
     def _search(self) -> QTensor:
         return in_blocks(
-            self.weight, bits=self.bits, block=self.block, symmetric=self.symmetric, half_scales=self.half_scales
-        )
+            self.weight, bits=self.bits, block=self.block, symmetric=self.symmetric, half_scales=self.half_scales,
+            short_scales=self.short_scales,
+        )  # fmt: skip
 
     def _fake(self, weight: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
         """Rows of the weight, rounded with their scales and zero points."""
@@ -183,8 +186,12 @@ class _FakeBlocks(nn.Module):
 class FakeBlockLinear(_FakeBlocks):
     """nn.Linear on its way to a BlockLinear."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, bits: int, block: int, symmetric: bool) -> None:
-        super().__init__(weight, bits=bits, block=block, symmetric=symmetric, half_scales=False)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, bits: int, block: int, symmetric: bool, short_scales: bool = False
+    ) -> None:
+        super().__init__(
+            weight, bits=bits, block=block, symmetric=symmetric, half_scales=False, short_scales=short_scales
+        )
         self.bias = bias
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002

@@ -102,7 +102,7 @@ def compress(
     baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
     stages, kept = [baseline], baseline
     run.rows += run.measure(baseline.artifact, runs=1)  # does the device answer? latencies are taken with each pass
-    for name, step in recipe.targeting(on).passes:
+    for name, step in recipe.targeting(on, to).passes:
         candidate = _apply(run, kept, name, step, len(stages))
         if candidate is None:
             run.idle.append(name)
@@ -200,6 +200,7 @@ def _fingerprint(model: Model, data: Data, to: str) -> str:
     """A hash of what goes into a run: weights, example, names, calibration data, the first of the training data."""
     state = {name: tensor.detach().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
     parts: list[Any] = [to, model.name, repr(model.module), repr(data.student), repr(model.outputs), repr(model.axes)]
+    parts.append(repr(sorted(model.lengths.items())))
     example = {name: tensor.numpy() for name, tensor in model.example.items()}
     learned = data.training(0) if callable(data.training) else data.training
     for batch in (state, example, *data.calibration, *islice(learned, _SEEN)):

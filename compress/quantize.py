@@ -84,14 +84,16 @@ class DynamicInt8:
 class WeightOnly:
     """4 or 8 bit weights in blocks along the rows, with MSE-optimal scales.
 
-    `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32).
+    `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32);
+    `short_scales` gives those of products 8 significant bits. None leaves either to the format: TFLite wants both.
     `layers` names the kinds: `linear`, `embedding`. Block sizes are powers of two from 16 on, as the engines want.
     """
 
     bits: int = 4
     block: int = 32
-    symmetric: bool = False
+    symmetric: bool | None = None
     half_scales: bool = True
+    short_scales: bool | None = None
     layers: tuple[str, ...] = ("linear", "embedding")
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -112,7 +114,8 @@ class WeightOnly:
         prepared = self.prepare(model, data)
         if prepared is None:
             return model
-        step = Step("weight_only", asdict(self), self.note(prepared))
+        settings = asdict(replace(self, symmetric=bool(self.symmetric), short_scales=bool(self.short_scales)))
+        step = Step("weight_only", settings, self.note(prepared))
         return model.then(settle(prepared), step, swapped=self._layers(model))
 
     def prepare(self, model: Model, data: Data) -> nn.Module | None:
@@ -135,13 +138,20 @@ class WeightOnly:
 
     def _fake(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Linear):
-            return FakeBlockLinear(layer.weight, layer.bias, bits=self.bits, block=self.block, symmetric=self.symmetric)
+            return FakeBlockLinear(
+                layer.weight,
+                layer.bias,
+                bits=self.bits,
+                block=self.block,
+                symmetric=bool(self.symmetric),
+                short_scales=bool(self.short_scales),
+            )
         assert isinstance(layer, nn.Embedding)
         return FakeBlockEmbedding(
             layer.weight,
             layer.padding_idx,
             bits=self.bits,
             block=self.block,
-            symmetric=self.symmetric,
+            symmetric=bool(self.symmetric),
             half_scales=self.half_scales,
         )

@@ -35,6 +35,8 @@ PASSES: dict[str, tuple[str, str]] = {
 
 # Settings of a pass that are the device's to fill in where they are None.
 _DEVICES_OWN = ("activation", "reduce_range")
+# ... and those that are the format's: what its blocks of integers have.
+_FORMATS_OWN = {"tflite": {"symmetric": True, "short_scales": True}}
 
 
 class Pass(Protocol):
@@ -57,9 +59,13 @@ class Recipe:
             model = step(model, data)
         return model
 
-    def targeting(self, device: "Device") -> "Recipe":
-        """The recipe with every setting that is left to the device (`activation`, `reduce_range`) filled in."""
-        filled = ((name, _for_device(step, device)) for name, step in self.passes)
+    def targeting(self, device: "Device", to: str = "onnx") -> "Recipe":
+        """The recipe with every setting filled in that is left to the device or to the format.
+
+        `activation` and `reduce_range` are the device's, `symmetric` and `short_scales` the format's.
+        """
+        own = {name: getattr(device, name) for name in _DEVICES_OWN} | _FORMATS_OWN.get(to, {})
+        filled = ((name, _filled(step, own)) for name, step in self.passes)
         return replace(self, passes=tuple(filled))
 
 
@@ -168,8 +174,8 @@ def _accepts(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _for_device(step: Any, device: "Device") -> Any:
+def _filled(step: Any, own: Mapping[str, Any]) -> Any:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
-    filled = {name: getattr(device, name) for name in _DEVICES_OWN if name in values and values[name] is None}
-    filled |= {name: _for_device(value, device) for name, value in values.items() if is_dataclass(value)}
+    filled = {name: value for name, value in own.items() if name in values and values[name] is None}
+    filled |= {name: _filled(value, own) for name, value in values.items() if is_dataclass(value)}
     return replace(step, **filled)

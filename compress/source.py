@@ -60,6 +60,23 @@ def read_source(text: str, data: Path | None = None) -> Task:
     raise ModelError(f"{path} is none of what a model can be read from; expected {_EXPECTED}")
 
 
+def with_lengths(task: Task, text: str) -> Task:
+    """The task with its model's free axes, all but the first of each input, at these lengths: "16,64".
+
+    They are for formats of fixed shapes. An empty text leaves the task's own. Raises UsageError for anything else.
+    """
+    if not text:
+        return task
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--lengths {text}: expected numbers from 1 on with commas between, as 16,64")
+    labels = {label for axes in task.model.axes.values() for axis, label in axes.items() if axis}
+    if not labels:
+        raise UsageError(f"--lengths {text}: {task.model.name} has no free axis but the first; leave it out")
+    lengths = dict.fromkeys(sorted(labels), tuple(sorted({int(part) for part in parts})))
+    return replace(task, model=replace(task.model, lengths=lengths))
+
+
 def read_task(path: Path, function: str = "task") -> Task:
     """Run a task file and call the function that returns its Task. Raises ModelError, with the line, where it fails."""
     module = _import(path)

@@ -6,6 +6,8 @@ Scales come from the largest magnitude (symmetric) or the range (asymmetric), an
 error over a grid of clipped ranges (the aim of ACIQ, Banner et al. 2019; searched, not fitted).
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,21 @@ _CLIPS = tuple(1 - 0.02 * i for i in range(21))
 _TINY = 1e-12
 # Elements that are searched at a time: what stays in a core's cache is walked twenty times.
 _CHUNK = 1 << 17
+
+_Fit = Callable[[Tensor], Tensor]
+
+
+def _half(scale: Tensor) -> Tensor:
+    return scale.half().float().clamp_min(2.0**-24)
+
+
+# Scales as they will be stored, by (short, half): none of them 0.
+_FITS: Mapping[tuple[bool, bool], _Fit] = {
+    (False, False): lambda scale: scale.clamp_min(_TINY),
+    (False, True): _half,
+    (True, False): lambda scale: _half(scale.bfloat16()),
+    (True, True): lambda scale: _half(scale.bfloat16()),
+}
 
 
 def per_channel(weight: Tensor, *, axis: int = 0, bits: int = 8, least: Tensor | None = None) -> QTensor:
@@ -41,17 +58,20 @@ def channel_scale(weight: Tensor, *, axis: int = 0, bits: int = 8) -> Tensor:
 
 
 def in_blocks(
-    weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool = False, search: bool = True
-) -> QTensor:
+    weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool = False, short_scales: bool = False,
+    search: bool = True,
+) -> QTensor:  # fmt: skip
     """Unsigned integers in blocks along the rows of a matrix, with MSE-optimal scales where `search` is set.
 
     Symmetric: the zero point is 2^(bits−1) and is not stored. Asymmetric: a zero point a block, rounded.
-    `half_scales` stores scales as float16; the integers are rounded against the stored scale. Raises ModelError for a
-    weight that is not finite, or too large for float16 where scales are.
+    `half_scales` stores scales as float16; `short_scales` are float16 with 8 significant bits, in any type that stores
+    them. The integers are rounded against the stored scale. Raises ModelError for a weight that is not finite, or too
+    large for float16 where scales are.
     """
-    w = _blocks(finite(weight, torch.float16 if half_scales else torch.float32), block)
+    fit = _FITS[short_scales, half_scales]
+    w = _blocks(finite(weight, torch.float16 if half_scales or short_scales else torch.float32), block)
     parts = [
-        _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, half=half_scales)
+        _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, fit=fit)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
     ]
     scale, zero = (torch.cat(column).squeeze(-1) for column in zip(*parts, strict=True))
@@ -83,13 +103,13 @@ def round_in_blocks(
     return _round(_blocks(weight, block), s, z, bits), z
 
 
-def _search(w: Tensor, bits: int, clips: tuple[float, ...], *, symmetric: bool, half: bool) -> tuple[Tensor, Tensor]:
+def _search(w: Tensor, bits: int, clips: tuple[float, ...], *, symmetric: bool, fit: _Fit) -> tuple[Tensor, Tensor]:
     """The clip of least squared error for each block: its scale and zero point."""
     low, high = w.amin(-1, keepdim=True).clamp_max(0), w.amax(-1, keepdim=True).clamp_min(0)
-    scale, zero = _scale_and_zero(low, high, bits, clips[0], symmetric=symmetric, half=half)
+    scale, zero = _scale_and_zero(low, high, bits, clips[0], symmetric=symmetric, fit=fit)
     least = _squared_error(w, scale, zero, bits)
     for clip in clips[1:]:
-        trial = _scale_and_zero(low, high, bits, clip, symmetric=symmetric, half=half)
+        trial = _scale_and_zero(low, high, bits, clip, symmetric=symmetric, fit=fit)
         error = _squared_error(w, *trial, bits)
         better = error < least
         least = torch.where(better, error, least)
@@ -121,14 +141,14 @@ def _blocks(w: Tensor, block: int) -> Tensor:
 
 
 def _scale_and_zero(
-    low: Tensor, high: Tensor, bits: int, clip: float, *, symmetric: bool, half: bool
+    low: Tensor, high: Tensor, bits: int, clip: float, *, symmetric: bool, fit: _Fit
 ) -> tuple[Tensor, Tensor]:
     top, middle = 2**bits - 1, 2 ** (bits - 1)
     if symmetric:
         scale = clip * torch.maximum(-low, high) / (middle - 0.5)
     else:
         scale = clip * (high - low) / top
-    scale = (scale.half().float() if half else scale).clamp_min(2.0**-24 if half else _TINY)
+    scale = fit(scale)
     if symmetric:
         return scale, torch.full_like(scale, middle)
     return scale, torch.clamp(torch.round(-clip * low / scale), 0, top)

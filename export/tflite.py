@@ -9,16 +9,21 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import fx
 
 from ..runtime.errors import MissingExtra, UnsupportedError
+from ..runtime.litert import LITERT
 from ..runtime.tflite_notes import ENTRY, Notes
 from .model import Model
+from .tflite_lower import lower
 from .tflite_shapes import example_at, lengths_of, notes_of, refuse_mixing
-from .trace import evaluating, first_line, quiet, trace
+from .trace import first_line, quiet, trace
 
 FILE = "model.tflite"
 MAX_BYTES = 2_000_000_000  # a flatbuffer's offsets have 31 bits
@@ -38,12 +43,19 @@ def write(model: Model, folder: Path) -> Path:
     except ImportError as error:
         raise MissingExtra("litert-torch", "tflite") from error
     from .tflite_file import TfliteFile
+    from .tflite_weights import put_integers
 
-    notes = notes_of(model, trace(model))
+    program = trace(model)
+    notes = notes_of(model, program)
     signatures = lengths_of(model, notes)
-    with evaluating(model.module):
-        refuse_mixing(model, notes, signatures)
-        file = TfliteFile(_converted(litert_torch, model, notes, signatures))
+    traced = program.module(check_guards=False)
+    lowered = lower(fx.GraphModule(traced, traced.graph))
+    if lowered.decisions and not lowered.static:
+        notes = replace(notes, needs=LITERT)
+    floats = replace(model, module=lowered.graph)
+    refuse_mixing(floats, notes, signatures)
+    file = TfliteFile(_converted(litert_torch, floats, notes, signatures, static=lowered.static))
+    put_integers(file, lowered.decisions)
     _name_outputs(file, model)
     file.add_metadata(ENTRY, notes.to_json())
     path = folder / FILE
@@ -51,7 +63,9 @@ def write(model: Model, folder: Path) -> Path:
     return path
 
 
-def _converted(library: Any, model: Model, notes: Notes, signatures: Sequence[dict[str, int]]) -> bytes:
+def _converted(
+    library: Any, model: Model, notes: Notes, signatures: Sequence[dict[str, int]], *, static: bool
+) -> bytes:
     converter = None
     for lengths in signatures:
         name = "_".join(f"{label}_{size}" for label, size in lengths.items() if label != notes.pieces) or "run"
@@ -61,11 +75,30 @@ def _converted(library: Any, model: Model, notes: Notes, signatures: Sequence[di
     level = logging.root.level
     try:
         with quiet(), _hushed(), torch.no_grad():
-            return converter.convert().model_content()
-    except _FAILURES as error:
+            return converter.convert(quant_config=_mode(static)).model_content()
+    except (*_FAILURES, _mlir_error()) as error:
         raise UnsupportedError(f"{model.name} cannot be said in TFLite: {first_line(error)}") from error
     finally:
         logging.root.setLevel(level)
+
+
+def _mlir_error() -> type[Exception]:
+    from litert_converter.mlir import ir
+
+    return ir.MLIRError  # pyright: ignore[reportAttributeAccessIssue] - of the native part, which has no stubs
+
+
+def _mode(static: bool) -> Any:
+    """With quantized activations: the converter's own way to integer operators; it asks a quantizer no more than this.
+
+    Without, it shall leave quantize and dequantize where they are: it would quantize the other layers too.
+    """
+    if not static:
+        return None
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    quantizer: Any = SimpleNamespace(global_config=SimpleNamespace(is_dynamic=False))
+    return QuantConfig(pt2e_quantizer=quantizer)
 
 
 def _name_outputs(file: Any, model: Model) -> None:

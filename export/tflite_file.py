@@ -1,6 +1,6 @@
 """A `.tflite` flatbuffer as objects, to be looked into and changed: what the converter leaves, before it is written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ IDENTIFIER = b"TFL3"
 # A flatbuffer's offsets have 31 bits.
 MAX_BYTES = 2_000_000_000
 
+BLOCKWISE = schema.QuantizationDetails.BlockwiseQuantization
 DTYPES = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),
     schema.TensorType.FLOAT16: np.dtype(np.float16),
@@ -41,7 +42,11 @@ class TfliteFile:
         """Each operator with its subgraph and its name, as `FULLY_CONNECTED`."""
         for graph in self.model.subgraphs:
             for operator in graph.operators:
-                yield graph, operator, operator_name(self.model.operatorCodes[operator.opcodeIndex])
+                yield graph, operator, self.name_of(operator)
+
+    def name_of(self, operator: Any) -> str:
+        """An operator's name."""
+        return operator_name(self.model.operatorCodes[operator.opcodeIndex])
 
     def constant(self, tensor: Any) -> np.ndarray | None:
         """What a constant holds; None where a tensor is computed, or has no dtype of NumPy's."""
@@ -57,11 +62,58 @@ class TfliteFile:
         self.model.buffers.append(buffer)
         return len(self.model.buffers) - 1
 
+    def drop_unread(self) -> None:
+        """Drop the tensors and buffers that nothing reads any more."""
+        for number, graph in enumerate(self.model.subgraphs):
+            signatures = [s for s in self.model.signatureDefs or [] if s.subgraphIndex == number]
+            _drop_tensors(graph, [entry for s in signatures for entry in (*s.inputs, *s.outputs)])
+        holders = [tensor for graph in self.model.subgraphs for tensor in graph.tensors] + (self.model.metadata or [])
+        places = _places({0, *(holder.buffer for holder in holders)})
+        for holder in holders:
+            holder.buffer = places[holder.buffer]
+        self.model.buffers = [self.model.buffers[number] for number in places]
+
     def add_metadata(self, name: str, content: bytes) -> None:
         """Keep bytes that whoever knows the name can read."""
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, self.add_buffer(content)
         self.model.metadata = [*(self.model.metadata or []), entry]
+
+
+def _drop_tensors(graph: Any, entries: Sequence[Any]) -> None:
+    """Drop what no operator, port or block scale of a subgraph names; `entries` are those of its signatures."""
+    used = {int(i) for o in graph.operators for i in (*o.inputs, *o.outputs, *_listed(o.intermediates)) if i >= 0}
+    used |= {int(i) for i in (*graph.inputs, *graph.outputs)}
+    used |= {entry.tensorIndex for entry in entries}
+    used |= {details.scales for i in used if (details := _blocks(graph.tensors[i])) is not None}
+    places = _places(used)
+    graph.tensors = [graph.tensors[number] for number in places]
+    for operator in graph.operators:
+        operator.inputs, operator.outputs = (
+            [places.get(int(i), -1) for i in side] for side in (operator.inputs, operator.outputs)
+        )
+        operator.intermediates = [places.get(int(i), -1) for i in _listed(operator.intermediates)] or None
+    graph.inputs, graph.outputs = ([places[int(i)] for i in side] for side in (graph.inputs, graph.outputs))
+    for entry in entries:
+        entry.tensorIndex = places[entry.tensorIndex]
+    for tensor in graph.tensors:
+        if (details := _blocks(tensor)) is not None:
+            details.scales = places[details.scales]
+
+
+def _blocks(tensor: Any) -> Any:
+    """What a tensor of blocks says of them; None for any other."""
+    told = tensor.quantization
+    return told.details if told is not None and told.detailsType == BLOCKWISE else None
+
+
+def _places(used: Iterable[int]) -> dict[int, int]:
+    """Old number -> new number, in their order."""
+    return {number: place for place, number in enumerate(sorted(used))}
+
+
+def _listed(numbers: Any) -> list[int]:
+    return [] if numbers is None else list(numbers)
 
 
 def operator_name(code: Any) -> str:

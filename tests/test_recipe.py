@@ -101,6 +101,15 @@ def test_what_the_recipe_says_goes_before_the_device(tmp_path):
     assert find_recipe("int8").targeting(device).passes[0][1] == StaticInt8(activation="uint8", reduce_range=True)
 
 
+def test_what_is_left_to_the_format_is_filled_in_where_the_recipe_does_not_say_it(tmp_path):
+    recipe = find_recipe(written(tmp_path, '[[pass]]\nname = "weight_only"\nshort_scales = false\n'))
+    for to, symmetric in (("onnx", None), ("tflite", True)):
+        (_, step), *_ = recipe.targeting(find_device("pi5"), to).passes
+        assert step == WeightOnly(symmetric=symmetric, short_scales=False)
+    (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "tflite").passes
+    assert step == WeightOnly(symmetric=True, short_scales=True)
+
+
 NESTED = """
 [[pass]]
 name = "qat"

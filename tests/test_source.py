@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgepress.compress.quantize import DynamicInt8
-from edgepress.compress.source import read_source
+from edgepress.compress.source import read_source, with_lengths
 from edgepress.compress.static import StaticInt8
 from edgepress.runtime.errors import DataError, EdgepressError, ModelError, UnsupportedError, UsageError
 
@@ -279,3 +279,23 @@ def test_without_data_a_pass_that_wants_some_says_so(kind: str, tmp_path: Path, 
             step(found.model, found.data)
         assert "\n" not in str(caught.value)
     assert DynamicInt8(smooth=0)(found.model, found.data).history
+
+
+def test_lengths_are_those_of_every_free_axis_but_the_first(tmp_path: Path):
+    folder = tmp_path / "encoder"
+    write_encoder(folder)
+    task = read_source(str(folder))
+    assert with_lengths(task, "").model.lengths == {}
+    assert with_lengths(task, "64, 16,64").model.lengths == {"sequence": (16, 64)}
+
+
+@pytest.mark.parametrize("text", ["0", "16,", "a", "-3", "16.5"])
+def test_lengths_that_are_no_numbers_are_refused(tmp_path: Path, text: str):
+    task = read_source(str(write_task(tmp_path, TASK)))
+    with pytest.raises(UsageError, match="expected numbers from 1 on with commas between, as 16,64"):
+        with_lengths(task, text)
+
+
+def test_lengths_for_a_model_without_such_an_axis_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="--lengths 16: net has no free axis but the first; leave it out"):
+        with_lengths(read_source(str(write_task(tmp_path, TASK))), "16")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from edgepress.compress.weights import in_blocks, per_channel
+from edgepress.compress.weights import in_blocks, per_channel, with_scales
 from edgepress.export.qtensor import QTensor
 from edgepress.runtime.errors import ModelError
 
@@ -192,3 +192,23 @@ def test_weights_too_large_for_float16_scales_are_refused() -> None:
     assert in_blocks(w, bits=4, block=16, symmetric=False).dequantize().max() == pytest.approx(1e6)
     with pytest.raises(ModelError, match="holds 1e\\+06; expected at most 65504"):
         in_blocks(w, bits=4, block=16, symmetric=False, half_scales=True)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@given(w=matrices)
+def test_short_scales_have_8_significant_bits_and_the_integers_are_rounded_against_them(
+    symmetric: bool, w: np.ndarray
+) -> None:
+    tensor = torch.from_numpy(w)
+    q = in_blocks(tensor, bits=4, block=16, symmetric=symmetric, short_scales=True)
+    assert q.scale.dtype == torch.float32
+    assert torch.equal(q.scale.bfloat16().half().float(), q.scale)
+    assert bool((q.scale > 0).all())
+    again = with_scales(tensor, q.scale, q.zero, bits=4, block=16)
+    assert torch.equal(q.values, again.values)
+
+
+def test_short_scales_cost_little() -> None:
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32))
+    short, long = (in_blocks(w, bits=4, block=32, symmetric=True, short_scales=short) for short in (True, False))
+    assert sum(errors(short, w, 32)) <= 1.01 * sum(errors(long, w, 32))

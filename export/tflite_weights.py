@@ -1,0 +1,146 @@
+"""Put integers into a TFLite file where the converter left what stands for them, and miss none.
+
+    int8 per channel       INT8, a scale a channel; XNNPACK quantizes what a product reads as it comes, a scale a row
+    4 bits in blocks       INT4, two in a byte, the scales of the blocks in a float16 tensor beside them
+
+A layer is found by its numbers: by the integers of its stand-in and their scales, or by the floats that they stand for.
+Spec: TensorFlow Lite's schema (QuantizationParameters, BlockwiseQuantization).
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from ai_edge_litert import schema_py_generated as schema
+
+from ..runtime.errors import UnsupportedError
+from .onnx_lower import pack
+from .qtensor import QTensor
+from .tflite_file import TfliteFile
+from .tflite_lower import Decision
+
+# The operators with a weight, which is the second input of each -> how it lies in the file, in torch's axes.
+LAYOUTS: Mapping[str, tuple[int, ...]] = {
+    "FULLY_CONNECTED": (0, 1),
+    "EMBEDDING_LOOKUP": (0, 1),
+    "CONV_2D": (0, 3, 1, 2),
+    "DEPTHWISE_CONV_2D": (3, 0, 1, 2),
+}
+
+
+def put_integers(file: TfliteFile, decisions: Iterable[Decision]) -> None:
+    """See to it, in place, that the file holds the integers of every layer.
+
+    Raises UnsupportedError where the converter has put other numbers in the place of a layer's.
+    """
+    wanted: dict[bytes, Decision] = {}
+    for decision in decisions:
+        stand_in = decision.stand_in
+        for key in (_of_integers(stand_in.values, stand_in.scale), _of_floats(stand_in.dequantize().numpy())):
+            wanted[key] = decision
+    stored: dict[int, tuple[int, int]] = {}
+    _drop_barriers(file, wanted.keys())
+    for graph, tensor, layout in weights(file):
+        found = wanted.get(_key(file, tensor, layout))
+        if found is None:
+            continue
+        if id(found) not in stored:
+            stored[id(found)] = (0, 0) if _is_there(tensor, found) else _store(file, found.weight)
+        if not _is_there(tensor, found):
+            _describe(graph, tensor, found.weight, stored[id(found)])
+    for decision in wanted.values():
+        if id(decision) not in stored:
+            raise UnsupportedError(
+                f"{decision.layer}: the converter has put other numbers in the place of its integers; exclude the "
+                "layer from quantization"
+            )
+    file.drop_unread()
+
+
+def _drop_barriers(file: TfliteFile, wanted: Collection[bytes]) -> None:
+    """`product(x, dequantize(quantize(W))) -> product(x, W)`: the two kept the converter from folding W into others."""
+    for graph in file.model.subgraphs:
+        makers = {output: operator for operator in graph.operators for output in operator.outputs}
+        dead: set[int] = set()
+        for operator in graph.operators:
+            kind, chain = file.name_of(operator), []
+            index = operator.inputs[1] if kind in LAYOUTS else -1
+            while (maker := makers.get(index)) is not None and file.name_of(maker) in ("QUANTIZE", "DEQUANTIZE"):
+                chain.append(maker)
+                index = maker.inputs[0]
+            if chain and _key(file, graph.tensors[index], LAYOUTS[kind]) in wanted:
+                operator.inputs = [operator.inputs[0], index, *operator.inputs[2:]]
+                dead |= {id(maker) for maker in chain}
+        read = {index for operator in graph.operators if id(operator) not in dead for index in operator.inputs}
+        read |= {*graph.outputs}
+        graph.operators = [o for o in graph.operators if id(o) not in dead or read.intersection(o.outputs)]
+
+
+def weights(file: TfliteFile) -> Iterable[tuple[Any, Any, tuple[int, ...]]]:
+    """Each weight's tensor once, with its subgraph and its layout."""
+    seen: set[int] = set()
+    for graph, operator, kind in file.operators():
+        if kind in LAYOUTS and id(tensor := graph.tensors[operator.inputs[1]]) not in seen:
+            seen.add(id(tensor))
+            yield graph, tensor, LAYOUTS[kind]
+
+
+def _key(file: TfliteFile, tensor: Any, layout: tuple[int, ...]) -> bytes:
+    held = file.constant(tensor)
+    if held is None:
+        return b""
+    held = held.transpose(layout)
+    if held.dtype == np.float32:
+        return _of_floats(held)
+    if held.dtype != np.int8 or tensor.quantization is None or tensor.quantization.scale is None:
+        return b""
+    return _of_integers(torch.from_numpy(held.copy()), torch.tensor(tensor.quantization.scale))
+
+
+def _is_there(tensor: Any, decision: Decision) -> bool:
+    return tensor.type == schema.TensorType.INT8 and decision.weight is decision.stand_in
+
+
+def _store(file: TfliteFile, weight: QTensor) -> tuple[int, int]:
+    """The buffers that hold integers and, of blocks, scales."""
+    values = weight.values.numpy()
+    if weight.block is None:
+        return file.add_buffer(values.tobytes()), 0
+    nibbles = pack(((values.astype(np.int16) - weight.midpoint) & 15).astype(np.uint8).reshape(1, -1), 4)
+    return file.add_buffer(nibbles.tobytes()), file.add_buffer(weight.scale.to(torch.float16).numpy().tobytes())
+
+
+def _describe(graph: Any, tensor: Any, weight: QTensor, buffers: tuple[int, int]) -> None:
+    """Let a tensor be what the buffers hold."""
+    quantization: Any = schema.QuantizationParametersT()
+    tensor.buffer, scales = buffers
+    tensor.type = schema.TensorType.INT8 if weight.block is None else schema.TensorType.INT4
+    if weight.block is None:
+        quantization.scale = weight.scale.numpy()
+        quantization.zeroPoint = np.zeros(len(weight.scale), np.int64)
+    else:
+        side: Any = schema.TensorT()
+        side.name, side.shape = tensor.name + b"_scales", list(weight.scale.shape)
+        side.type, side.buffer = schema.TensorType.FLOAT16, scales
+        graph.tensors.append(side)
+        details: Any = schema.BlockwiseQuantizationT()
+        details.scales, details.zeroPoints, details.blockSize = len(graph.tensors) - 1, -1, weight.block
+        quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        quantization.details = details
+    tensor.quantization = quantization
+
+
+def _of_integers(values: torch.Tensor, scale: torch.Tensor) -> bytes:
+    return _digest(values.numpy()) + _digest(scale.float().numpy())
+
+
+def _of_floats(floats: np.ndarray) -> bytes:
+    return _digest(floats)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """The numbers in their order; axes of 1 do not count, for the converter moves and drops them."""
+    shape = tuple(size for size in array.shape if size > 1)
+    return hashlib.sha256(f"{array.dtype}{shape}".encode() + np.ascontiguousarray(array).tobytes()).digest()
