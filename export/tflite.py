@@ -43,20 +43,21 @@ def write(model: Model, folder: Path) -> Path:
     except ImportError as error:
         raise MissingExtra("litert-torch", "tflite") from error
     from .tflite_file import TfliteFile
-    from .tflite_weights import put_integers
+    from .tflite_weights import put_integers, quantize_inputs
 
     program = trace(model)
     notes = notes_of(model, program)
     signatures = lengths_of(model, notes)
     traced = program.module(check_guards=False)
     lowered = lower(fx.GraphModule(traced, traced.graph))
-    if lowered.decisions and not lowered.static:
+    if not all(decision.dequantized for decision in lowered.decisions):
         notes = replace(notes, needs=LITERT)
     floats = replace(model, module=lowered.graph)
-    refuse_mixing(floats, notes, signatures)
+    refuse_mixing(floats, notes, signatures, rounds=lowered.static)
     file = TfliteFile(_converted(litert_torch, floats, notes, signatures, static=lowered.static))
     put_integers(file, lowered.decisions)
-    _name_outputs(file, model)
+    quantize_inputs(file)
+    _name(file, model)
     file.add_metadata(ENTRY, notes.to_json())
     path = folder / FILE
     path.write_bytes(file.to_bytes())
@@ -101,11 +102,15 @@ def _mode(static: bool) -> Any:
     return QuantConfig(pt2e_quantizer=quantizer)
 
 
-def _name_outputs(file: Any, model: Model) -> None:
-    """Give the outputs the model's names; the converter numbers them."""
+def _name(file: Any, model: Model) -> None:
+    """Give ports the model's names; the converter numbers outputs, and what it names values is of its own making."""
     for signature in file.model.signatureDefs:
+        graph = file.model.subgraphs[signature.subgraphIndex]
         for entry in signature.outputs:
             entry.name = model.outputs[int(entry.name.decode().removeprefix("output_"))].encode()
+        named = {entry.tensorIndex: entry.name for entry in (*signature.inputs, *signature.outputs)}
+        for number, tensor in enumerate(graph.tensors):
+            tensor.name = named.get(number, tensor.name if tensor.name in file.named else b"")
 
 
 @contextmanager

@@ -27,10 +27,11 @@ _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if n
 
 
 class TfliteFile:
-    """The tables of a file; `model` is what the schema makes of them."""
+    """The tables of a file: `model` is what the schema makes of them, `named` the tensors that layers gave a name."""
 
     def __init__(self, content: bytes) -> None:
         self.model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
+        self.named: set[bytes] = set()
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -47,6 +48,16 @@ class TfliteFile:
     def name_of(self, operator: Any) -> str:
         """An operator's name."""
         return operator_name(self.model.operatorCodes[operator.opcodeIndex])
+
+    def code(self, operator: int, *, version: int) -> int:
+        """The number under which a subgraph names a builtin operator."""
+        for number, code in enumerate(self.model.operatorCodes):
+            if code.builtinCode == operator and code.version >= version:
+                return number
+        added: Any = schema.OperatorCodeT()
+        added.builtinCode, added.deprecatedBuiltinCode, added.version = operator, min(operator, 127), version
+        self.model.operatorCodes.append(added)
+        return len(self.model.operatorCodes) - 1
 
     def constant(self, tensor: Any) -> np.ndarray | None:
         """What a constant holds; None where a tensor is computed, or has no dtype of NumPy's."""

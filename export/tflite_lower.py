@@ -28,11 +28,15 @@ aten, ours, theirs = torch.ops.aten, torch.ops.edgepress, torch.ops.quantized_de
 
 @dataclass(frozen=True)
 class Decision:
-    """A layer's integers, and the ones that stand for them until the file is there: the same, or int8 per channel."""
+    """A layer's integers, and the ones that stand for them until the file is there: the same, or int8 per channel.
+
+    `dequantized`: where the product is one of floats, it is so of the floats that the integers stand for.
+    """
 
     layer: str
     weight: QTensor
     stand_in: QTensor
+    dequantized: bool = False
 
 
 @dataclass
@@ -128,13 +132,13 @@ def _dequantize(node: fx.Node, to: Lowering) -> fx.Node:
     weight = QTensor(q, s, z, int(str(bits)), int(str(axis)))
     if q.dtype == torch.int32:
         return to.keep(weight.dequantize())
-    return _per_channel(node, weight, to)
+    return _per_channel(node, weight, to, dequantized=True)
 
 
-def _per_channel(node: fx.Node, weight: QTensor, to: Lowering) -> fx.Node:
+def _per_channel(node: fx.Node, weight: QTensor, to: Lowering, *, dequantized: bool = False) -> fx.Node:
     if weight.values.dtype != torch.int8 or weight.zero is not None or int(weight.values.min()) < -127:
         raise UnsupportedError(f"{layer_name(node)}: TFLite has weights as symmetric int8 with a scale a channel")
-    to.decisions.append(Decision(layer_name(node), weight, weight))
+    to.decisions.append(Decision(layer_name(node), weight, weight, dequantized))
     return to.dequantized(weight)
 
 

@@ -1,6 +1,7 @@
 """Put integers into a TFLite file where the converter left what stands for them, and miss none.
 
     int8 per channel       INT8, a scale a channel; XNNPACK quantizes what a product reads as it comes, a scale a row
+    ... of static int8     INT8, where the output stays float behind a DEQUANTIZE, for the product is one of floats then
     4 bits in blocks       INT4, two in a byte, the scales of the blocks in a float16 tensor beside them
 
 A layer is found by its numbers: by the integers of its stand-in and their scales, or by the floats that they stand for.
@@ -18,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ..runtime.errors import UnsupportedError
 from .onnx_lower import pack
 from .qtensor import QTensor
-from .tflite_file import TfliteFile
+from .tflite_file import TfliteFile, shape
 from .tflite_lower import Decision
 
 # The operators with a weight, which is the second input of each -> how it lies in the file, in torch's axes.
@@ -40,16 +41,22 @@ def put_integers(file: TfliteFile, decisions: Iterable[Decision]) -> None:
         stand_in = decision.stand_in
         for key in (_of_integers(stand_in.values, stand_in.scale), _of_floats(stand_in.dequantize().numpy())):
             wanted[key] = decision
-    stored: dict[int, tuple[int, int]] = {}
     _drop_barriers(file, wanted.keys())
-    for graph, tensor, layout in weights(file):
+    stored: dict[int, tuple[int, int]] = {}
+    for graph, tensor, layout in list(weights(file)):
         found = wanted.get(_key(file, tensor, layout))
         if found is None:
             continue
+        tensor.name = found.layer.encode()
+        file.named.add(tensor.name)
+        if tensor.type == schema.TensorType.INT8 and found.weight is found.stand_in:
+            stored[id(found)] = (0, 0)  # the converter has made the integers already
+            continue
         if id(found) not in stored:
-            stored[id(found)] = (0, 0) if _is_there(tensor, found) else _store(file, found.weight)
-        if not _is_there(tensor, found):
-            _describe(graph, tensor, found.weight, stored[id(found)])
+            stored[id(found)] = _store(file, found.weight, shape(tensor), layout)
+        if found.dequantized:
+            tensor = _source(file, graph, tensor)
+        _describe(graph, tensor, found.weight, layout, stored[id(found)])
     for decision in wanted.values():
         if id(decision) not in stored:
             raise UnsupportedError(
@@ -57,6 +64,28 @@ def put_integers(file: TfliteFile, decisions: Iterable[Decision]) -> None:
                 "layer from quantization"
             )
     file.drop_unread()
+
+
+def quantize_inputs(file: TfliteFile) -> None:
+    """Let a float input be one again: the converter takes a QUANTIZE that reads one out of the file, for the caller."""
+    for graph in file.model.subgraphs:
+        for place, index in enumerate(list(graph.inputs)):
+            tensor = graph.tensors[index]
+            if tensor.type != schema.TensorType.INT8:
+                continue
+            given: Any = schema.TensorT()
+            given.name, given.shape, given.type = tensor.name, list(shape(tensor)), schema.TensorType.FLOAT32
+            tensor.name = tensor.name + b"_integers"
+            graph.tensors.append(given)
+            operator: Any = schema.OperatorT()
+            operator.opcodeIndex = file.code(schema.BuiltinOperator.QUANTIZE, version=1)
+            operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
+            graph.operators.insert(0, operator)
+            graph.inputs = [*graph.inputs[:place], len(graph.tensors) - 1, *graph.inputs[place + 1 :]]
+            for signature in file.model.signatureDefs:
+                if file.model.subgraphs[signature.subgraphIndex] is graph:
+                    for entry in signature.inputs:
+                        entry.tensorIndex = len(graph.tensors) - 1 if entry.tensorIndex == index else entry.tensorIndex
 
 
 def _drop_barriers(file: TfliteFile, wanted: Collection[bytes]) -> None:
@@ -99,20 +128,30 @@ def _key(file: TfliteFile, tensor: Any, layout: tuple[int, ...]) -> bytes:
     return _of_integers(torch.from_numpy(held.copy()), torch.tensor(tensor.quantization.scale))
 
 
-def _is_there(tensor: Any, decision: Decision) -> bool:
-    return tensor.type == schema.TensorType.INT8 and decision.weight is decision.stand_in
-
-
-def _store(file: TfliteFile, weight: QTensor) -> tuple[int, int]:
-    """The buffers that hold integers and, of blocks, scales."""
+def _store(file: TfliteFile, weight: QTensor, sizes: tuple[int, ...], layout: tuple[int, ...]) -> tuple[int, int]:
+    """The buffers that hold integers, as they lie in a tensor of these sizes, and the scales of blocks."""
     values = weight.values.numpy()
     if weight.block is None:
-        return file.add_buffer(values.tobytes()), 0
+        turned = values.reshape([sizes[axis] for axis in layout]).transpose(np.argsort(layout))
+        return file.add_buffer(turned.tobytes()), 0
     nibbles = pack(((values.astype(np.int16) - weight.midpoint) & 15).astype(np.uint8).reshape(1, -1), 4)
     return file.add_buffer(nibbles.tobytes()), file.add_buffer(weight.scale.to(torch.float16).numpy().tobytes())
 
 
-def _describe(graph: Any, tensor: Any, weight: QTensor, buffers: tuple[int, int]) -> None:
+def _source(file: TfliteFile, graph: Any, tensor: Any) -> Any:
+    """A new constant that a DEQUANTIZE, the first of all operators, turns into `tensor`."""
+    constant: Any = schema.TensorT()
+    constant.name, constant.shape = tensor.name + b"_integers", list(shape(tensor))
+    graph.tensors.append(constant)
+    tensor.buffer = 0
+    operator: Any = schema.OperatorT()
+    operator.opcodeIndex = file.code(schema.BuiltinOperator.DEQUANTIZE, version=2)
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [graph.tensors.index(tensor)]
+    graph.operators.insert(0, operator)
+    return constant
+
+
+def _describe(graph: Any, tensor: Any, weight: QTensor, layout: tuple[int, ...], buffers: tuple[int, int]) -> None:
     """Let a tensor be what the buffers hold."""
     quantization: Any = schema.QuantizationParametersT()
     tensor.buffer, scales = buffers
@@ -120,6 +159,7 @@ def _describe(graph: Any, tensor: Any, weight: QTensor, buffers: tuple[int, int]
     if weight.block is None:
         quantization.scale = weight.scale.numpy()
         quantization.zeroPoint = np.zeros(len(weight.scale), np.int64)
+        quantization.quantizedDimension = layout[0]
     else:
         side: Any = schema.TensorT()
         side.name, side.shape = tensor.name + b"_scales", list(weight.scale.shape)

@@ -161,7 +161,7 @@ def _labelled(shape: Sequence[int]) -> tuple[int | str, ...]:
 
 def _noted(notes: Notes, signatures: Mapping[str, _Signature], path: Path) -> LiteRtEngine:
     """A file of our exporter: the ports that its notes tell, served by its signatures, the shortest first."""
-    by_length = [(_lengths(notes.inputs, signature, path), signature) for signature in signatures.values()]
+    by_length = [(_lengths(notes, signature, path), signature) for signature in signatures.values()]
     by_length.sort(key=lambda pair: sorted(pair[0].items()))
     labels = {label for lengths, _ in by_length for label in lengths}
     told = {label: sorted({lengths[label] for lengths, _ in by_length}) for label in sorted(labels)}
@@ -178,14 +178,16 @@ def _noted(notes: Notes, signatures: Mapping[str, _Signature], path: Path) -> Li
     return LiteRtEngine(notes.inputs, notes.outputs, ("cpu",), needs, run)
 
 
-def _lengths(ports: Sequence[Port], signature: _Signature, path: Path) -> dict[str, int]:
+def _lengths(notes: Notes, signature: _Signature, path: Path) -> dict[str, int]:
     """What a signature's fixed shapes make of the free axes."""
     lengths: dict[str, int] = {}
-    for port in ports:
-        shape = signature.inputs[port.name][0] if port.name in signature.inputs else ()
-        if len(shape) != len(port.shape):
-            raise EngineError(f"{path} has other inputs than its notes tell, as {port.name!r}; export the model again")
-        lengths |= {axis: size for axis, size in zip(port.shape, shape, strict=True) if isinstance(axis, str)}
+    for ports, held in ((notes.inputs, signature.inputs), (notes.outputs, signature.outputs)):
+        for port in ports:
+            shape, dtype = held.get(port.name, ((), np.dtype(object)))
+            integers = dtype.kind == "i" and np.dtype(port.dtype).kind == "i"
+            if len(shape) != len(port.shape) or not (integers or dtype == np.dtype(port.dtype)):
+                raise EngineError(f"{path} has other ports than its notes tell, as {port.name!r}; export it again")
+            lengths |= {axis: size for axis, size in zip(port.shape, shape, strict=True) if isinstance(axis, str)}
     return lengths
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.compress.source import Task, read_source, with_lengths
+from edgepress.compress.static import StaticInt8
 from edgepress.export.formats import export
 from edgepress.export.model import Model
 from edgepress.export.tflite import write
 from edgepress.runtime import load
 from edgepress.runtime.artifact import Port, read_artifact
 from edgepress.runtime.errors import EdgepressError, ModelError, PortError, UnsupportedError
+from edgepress.runtime.golden import difference
 from edgepress.runtime.session import LoadedModel
 
 from .quantize_check import chain, model_of, random, seeded
@@ -52,6 +55,20 @@ def test_the_digits_network_scores_as_its_onnx_file_does(digits: Task, digits_fi
     assert digits.data.score(tflite) == digits.data.score(onnx)
     images = np.random.default_rng(0).random((7, 1, 32, 32), np.float32)
     np.testing.assert_allclose(tflite(image=images)["logits"], onnx(image=images)["logits"], rtol=0, atol=1e-4)
+
+
+def test_the_digits_network_in_int8_gives_every_image_the_class_that_its_onnx_file_gives(
+    digits: Task, digits_sample: ModuleType, tmp_path: Path
+):
+    model = StaticInt8()(digits.model, digits.data)
+    tflite = export(model, "tflite", tmp_path / "tflite")
+    assert tflite.bytes <= 100_000
+    images = digits_sample.digits().test_images
+    given, expected = (
+        load(path)(image=images)["logits"] for path in (tflite.path, export(model, "onnx", tmp_path / "o").path)
+    )
+    assert np.array_equal(given.argmax(1), expected.argmax(1))
+    assert difference(given, expected) <= 0.02
 
 
 def test_an_artifact_has_the_same_ports_as_in_onnx_and_tells_its_lengths(digits_file: Path):

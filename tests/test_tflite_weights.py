@@ -7,8 +7,11 @@ import onnx
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from onnx import numpy_helper
 from torch import Tensor, nn
 
+from edgepress.compress.data import Data
+from edgepress.compress.static import StaticInt8
 from edgepress.compress.weights import in_blocks, per_channel
 from edgepress.export import onnx as onnx_exporter
 from edgepress.export import tflite
@@ -20,7 +23,8 @@ from edgepress.runtime import litert
 from edgepress.runtime.errors import UnsupportedError
 
 from .lower_check import held, unpack
-from .quantize_check import random, seeded
+from .quantize_check import largest_difference, random, seeded
+from .static_check import DEQUANTIZE, QDQ, constants, nodes
 
 
 class Layers(nn.Module):
@@ -158,3 +162,102 @@ def test_integers_that_the_converter_has_replaced_are_missed_by_name(tmp_path: P
     weight = per_channel(random(5, 5))
     with pytest.raises(UnsupportedError, match=r"first\.layer: the converter has put other numbers in the place"):
         put_integers(read_file(path), [Decision("first.layer", weight, weight)])
+
+
+class Picture(nn.Module):
+    """Every operator that stays in integers, around convolutions of each kind; a float product is the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.narrow, self.same = nn.Conv2d(16, 24, 1, stride=2), nn.Conv2d(24, 24, 3, padding=1)
+        self.hidden, self.head = nn.Linear(48, 40), nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu6(self.deep(torch.relu(self.norm(self.stem(x)))))
+        x = torch.relu(self.narrow(torch.max_pool2d(x, 2)))
+        x = torch.cat([x, self.same(x) + x], 1)
+        x = nn.functional.avg_pool2d(x, 2).mean((2, 3))
+        return self.head(torch.relu(self.hidden(x)))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Model:
+    x = random(4, 3, 16, 16)
+    made = Model("picture", seeded(Picture()).eval(), {"x": x}, ("y",), {"x": {0: "batch"}})
+    return StaticInt8(activation="uint8")(made, Data(calibration=[{"x": x.numpy()}]))
+
+
+@pytest.fixture(scope="module")
+def picture_path(picture: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tflite.write(picture, tmp_path_factory.mktemp("picture"))
+
+
+def decided(model: Model, target: object) -> list[list[Tensor]]:
+    """The constants of each node of the quantized graph that calls `target`."""
+    return [constants(model, node) for node in nodes(model, target)]
+
+
+def test_static_int8_has_the_integers_of_the_graph_and_of_the_onnx_file(
+    picture: Model, picture_path: Path, tmp_path: Path
+):
+    file = read_file(picture_path)
+    graph = file.model.subgraphs[0]
+    in_onnx = [numpy_helper.to_array(t) for t in onnx.load(onnx_exporter.write(picture, tmp_path)).graph.initializer]
+    layers = decided(picture, DEQUANTIZE)
+    assert [values.dtype for values, _ in layers] == [torch.int8, torch.int32] * 6
+    constants_of_file = [(held, t) for t in graph.tensors if (held := file.constant(t)) is not None]
+    for values, scale in layers:
+        if values.dtype == torch.int32:
+            found = [held for held, _ in constants_of_file if held.dtype == np.int32 and same(held, values)]
+            # the last two write floats: their biases are the floats that the integers stand for
+            floats = (values.double() * scale.double()).float()
+            assert found or any(same(held, floats) for held, _ in constants_of_file if held.dtype == np.float32)
+            continue
+        matching = [t for held, t in constants_of_file if held.dtype == np.int8 and same(turned(held, values), values)]
+        assert len(matching) == 1
+        assert np.array_equal(matching[0].quantization.scale, scale.numpy())
+        assert any(same(array, values) or same(array.T, values) for array in in_onnx if array.dtype == np.int8)
+
+
+def test_static_int8_has_the_scales_of_the_graph_and_zero_points_moved_by_128(picture: Model, picture_path: Path):
+    graph = read_file(picture_path).model.subgraphs[0]
+    found = {
+        (float(t.quantization.scale[0]), int(t.quantization.zeroPoint[0]))
+        for t in graph.tensors
+        if t.type == schema.TensorType.INT8 and len(t.quantization.scale) == 1
+    }
+    wanted = {(float(scale), int(zero) - 128) for scale, zero in decided(picture, QDQ)}
+    assert found == wanted
+
+
+def test_static_int8_computes_in_integers_what_the_graph_says(picture: Model, picture_path: Path):
+    kinds = [name for _, _, name in read_file(picture_path).operators()]
+    assert kinds.count("DEQUANTIZE") == 2  # what the float product reads, and its weights
+    engine = litert.start(picture_path, threads=1)
+    assert engine.needs == {"lengths": {"batch": [1]}}
+    x = picture.example["x"]
+    expected, given = picture(x=x)["y"].numpy(), engine.run({"x": x.numpy()})["y"]
+    # a step of an int8 value is 1/255 of its range, and engines round the last one of a sum either way
+    assert largest_difference(given, expected) <= 0.01 * np.abs(expected).max()
+
+
+def test_int8_and_uint8_activations_make_the_same_file(picture_path: Path, tmp_path: Path):
+    x = random(4, 3, 16, 16)
+    made = Model("picture", seeded(Picture()).eval(), {"x": x}, ("y",), {"x": {0: "batch"}})
+    signed = StaticInt8(activation="int8")(made, Data(calibration=[{"x": x.numpy()}]))
+    other = litert.start(tflite.write(signed, tmp_path)).run({"x": x.numpy()})["y"]
+    assert np.array_equal(other, litert.start(picture_path).run({"x": x.numpy()})["y"])
+
+
+def turned(held: np.ndarray, values: Tensor) -> np.ndarray:
+    """A weight of the file in torch's order of axes."""
+    if held.ndim != 4:
+        return held
+    order = (3, 0, 1, 2) if values.shape[1] == 1 and held.shape[0] == 1 else (0, 3, 1, 2)
+    return held.transpose(order)
+
+
+def same(array: np.ndarray, values: Tensor) -> bool:
+    return array.shape == tuple(values.shape) and np.array_equal(array, values.numpy())
