@@ -9,7 +9,7 @@ import numpy as np
 
 from . import litert, ort
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
-from .errors import ArtifactError, PortError
+from .errors import ArtifactError, EngineError, PortError
 from .golden import SelfTest, read_golden, replay
 
 
@@ -31,6 +31,9 @@ class Engine(Protocol):
 # Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
 ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start}
 
+
+# Formats whose engines have been seen to compute garbage without an error: a load replays the golden samples.
+_REPLAYED = {"tflite"}
 
 # What a call checks an input against, laid out for speed: dtype, rank, and (axis, size) of each axis that is not free.
 # Rank 0 is a scalar, or a rank that the file does not state: the engine knows.
@@ -99,8 +102,8 @@ def load(
     """Open an artifact's folder, or a bare model file, with the engine of its format.
 
     `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
-    `verify` compares the sha256 of every file with the manifest first. Raises ArtifactError, EngineError, UsageError,
-    UnknownName.
+    `verify` compares the sha256 of every file with the manifest first, and replays a TFLite artifact's golden samples.
+    Raises ArtifactError, EngineError, UsageError, UnknownName.
 
     >>> load("out/digits-int8", threads=1).inputs[0].name
     'image'
@@ -110,7 +113,19 @@ def load(
     if verify:
         check(artifact)
     engine = start(artifact.model, threads=threads, providers=providers)
-    return LoadedModel(artifact, engine, {port.name: _fit(port) for port in engine.inputs})
+    model = LoadedModel(artifact, engine, {port.name: _fit(port) for port in engine.inputs})
+    if verify and artifact.format in _REPLAYED and artifact.asset(GOLDEN) is not None:
+        _refuse_wrong(model)
+    return model
+
+
+def _refuse_wrong(model: LoadedModel) -> None:
+    seen = model.selftest()
+    if not seen.passed:
+        raise EngineError(
+            f"{model.artifact.path} computes wrongly here: its golden samples come out {seen.difference:.1e} apart, "
+            f"{seen.tolerance:.0e} is allowed; install another version of the engine"
+        )
 
 
 def _fit(port: Port) -> _Fit:

@@ -1,21 +1,36 @@
 """The LiteRT engine: fixed shapes serve calls of any length, and its failures are told in our words."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from torch import nn
 
+from edgepress.compress.data import Data
+from edgepress.compress.quantize import DynamicInt8, WeightOnly
+from edgepress.compress.static import StaticInt8
+from edgepress.export.formats import export
+from edgepress.export.tflite_file import read_file
 from edgepress.runtime import load
-from edgepress.runtime.artifact import Port
+from edgepress.runtime.artifact import GOLDEN, Artifact, Port, describe, write_manifest
 from edgepress.runtime.errors import EngineError, PortError, UnknownName, UsageError
+from edgepress.runtime.golden import Case, read_golden, write_golden
 from edgepress.runtime.litert import start
-from edgepress.runtime.tflite_notes import Notes
+from edgepress.runtime.tflite_notes import ENTRY, Notes, read_notes
 
+from .quantize_check import chain, model_of, random, seeded
 from .tflite_check import Graph, build, ones
+
+ROOT = Path(__file__).resolve().parent.parent
 
 BATCH = Notes((Port("x", "float32", ("batch", 3)),), (Port("y", "float32", ("batch", 3)),), pieces="batch")
 TEXT = Notes((Port("x", "int64", ("batch", "sequence")),), (Port("y", "int64", ("batch", "sequence")),), pieces="batch")
@@ -181,3 +196,101 @@ def test_running_a_file_imports_neither_torch_nor_another_engine(text: Path):
         "assert not {'torch', 'jax', 'onnxruntime', 'litert_torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# The old runtime, for which wheels stop at Python 3.11, beside the NumPy that it wants.
+OLD = ("tflite-runtime==2.14.0", "numpy<2")
+ASK = """
+import json, sys
+from edgepress.runtime import EdgepressError, load
+for path in sys.argv[1:]:
+    try: print(json.dumps(load(path, threads=1).selftest().difference))
+    except EdgepressError as error: print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="session")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[float | str]]:
+    """Load artifacts with tflite-runtime 2.14: the difference that a self-test saw, or the line that refused."""
+    python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    if python is None:
+        pytest.skip("NOT TESTED: tflite-runtime has no wheels for Pythons after 3.11, and there is no python3.11 here")
+    folder = tmp_path_factory.mktemp("old")
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    clean["PYTHONPATH"] = str(folder)
+    (folder / "edgepress").symlink_to(ROOT, target_is_directory=True)
+    subprocess.run([python, "-m", "venv", folder / "venv"], check=True, env=clean)
+    inside = folder / "venv" / "bin" / "python"
+    install = (inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD)
+    subprocess.run(install, check=True, env=clean)
+
+    def ask(*paths: Path) -> list[float | str]:
+        done = subprocess.run([inside, "-c", ASK, *paths], env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """Two products as they are, in dynamic int8 and with weights in blocks; convolutions in static int8."""
+    x, image = random(4, 64), random(4, 3, 9, 9)
+    plain = model_of(seeded(chain(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 5))), x=x)
+    picture = model_of(seeded(chain(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(1))), x=image)
+    made = {
+        "float": plain,
+        "dynamic": DynamicInt8(smooth=0.0)(plain, Data()),
+        "blocks": WeightOnly(symmetric=True, short_scales=True)(plain, Data()),
+        "static": StaticInt8()(picture, Data(calibration=[{"x": image.numpy()}])),
+    }
+    root = tmp_path_factory.mktemp("products")
+    return {name: export(model, "tflite", root / name) for name, model in made.items()}
+
+
+def without_needs(artifact: Artifact, folder: Path) -> Path:
+    """The artifact as an exporter would have written it that knows nothing of the old library."""
+    shutil.copytree(artifact.path, folder)
+    file, notes = read_file(artifact.model), read_notes(artifact.model)
+    assert notes is not None
+    (entry,) = [entry for entry in file.model.metadata if entry.name == ENTRY.encode()]
+    entry.buffer = file.add_buffer(replace(notes, needs="").to_json())
+    (folder / artifact.model.name).write_bytes(file.to_bytes())
+    files = (describe(folder / artifact.model.name), *(f for f in artifact.files if f.role != "model"))
+    write_manifest(replace(artifact, path=folder, files=files))
+    assert load(folder).selftest().passed
+    return folder
+
+
+def test_the_old_runtime_computes_floats_and_static_int8_rightly(old, products: dict[str, Artifact]):
+    float_, static = old(products["float"].path, products["static"].path)
+    assert float_ <= 1e-5
+    assert static <= products["static"].tolerance
+
+
+def test_the_manifest_keeps_the_old_runtime_from_what_it_computes_wrongly(old, products: dict[str, Artifact]):
+    for name in ("dynamic", "blocks"):
+        assert products[name].needs["engine"] == "ai-edge-litert"
+        (said,) = old(products[name].path)
+        assert "needs ai-edge-litert, tflite-runtime would compute it wrongly; it comes with: pip install" in said
+
+
+def test_the_golden_samples_keep_it_from_what_no_manifest_warns_of(old, products: dict[str, Artifact], tmp_path: Path):
+    (said,) = old(without_needs(products["dynamic"], tmp_path / "dynamic"))
+    assert "computes wrongly here: its golden samples come out" in said
+
+
+def test_an_artifact_whose_engine_gives_other_numbers_is_refused_at_load(products: dict[str, Artifact], tmp_path: Path):
+    artifact = products["float"]
+    other = tmp_path / "other"
+    shutil.copytree(artifact.path, other)
+    golden = [Case(case.inputs, {"y": case.outputs["y"] * 1.01}) for case in read_golden(other / GOLDEN)]
+    write_golden(other / GOLDEN, golden)
+    files = tuple(describe(other / f.name, f.role) for f in artifact.files)
+    write_manifest(replace(artifact, path=other, files=files))
+    with pytest.raises(
+        EngineError, match=r"computes wrongly here: its golden samples come out 9\.9e-03 apart"
+    ) as error:
+        load(other)
+    assert "\n" not in str(error.value)
+    assert not load(other, verify=False).selftest().passed
