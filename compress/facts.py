@@ -1,6 +1,7 @@
 """Facts about an artifact, or about a file that somebody else made: what can be known is told, and what cannot."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..runtime.session import load
 
 
 def artifact_facts(path: Path) -> dict[str, Any]:
-    """Ports, files, history, versions, and operators where the onnx package is installed.
+    """Ports, files, history, versions, and operators where the package that reads them is installed.
 
     Raises ArtifactError where a file is damaged, EngineError where it does not open.
     """
@@ -25,16 +26,17 @@ def artifact_facts(path: Path) -> dict[str, Any]:
         "files": {
             file.name: {"bytes": file.bytes, "role": file.role, "sha256": file.sha256} for file in artifact.files
         },
-        "operators": _operators(artifact.model),
+        "operators": _OPERATORS[artifact.format](artifact.model),
     }
     if artifact.bare:
         return facts | {"unknown": "history, source, golden samples: a bare file has no manifest"}
     history = [{"name": step.name, "settings": dict(step.settings), "note": step.note} for step in artifact.history]
     more = {"source": dict(artifact.source), "tools": dict(artifact.tools), "tolerance": artifact.tolerance}
-    return facts | {"history": history} | more
+    needs = {"needs": dict(artifact.needs)} if artifact.needs else {}
+    return facts | needs | {"history": history} | more
 
 
-def _operators(path: Path) -> dict[str, int] | str:
+def _onnx(path: Path) -> dict[str, int] | str:
     """How often each operator stands in the graph."""
     try:
         import onnx
@@ -43,3 +45,15 @@ def _operators(path: Path) -> dict[str, int] | str:
     graph = onnx.load(str(path), load_external_data=False).graph
     counts = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph.node)
     return dict(counts.most_common())
+
+
+def _tflite(path: Path) -> dict[str, int] | str:
+    """The same; a file with several lengths has a graph for each."""
+    try:
+        from ..export.tflite_file import read_file
+    except ImportError:
+        return "unknown: ai-edge-litert is not installed; it comes with: pip install 'edgepress[litert]'"
+    return dict(Counter(name for _, _, name in read_file(path).operators()).most_common())
+
+
+_OPERATORS: Mapping[str, Callable[[Path], dict[str, int] | str]] = {"onnx": _onnx, "tflite": _tflite}

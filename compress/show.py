@@ -66,9 +66,13 @@ def save_outputs(outputs: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def checks_text(checks: Sequence[tuple[Path, SelfTest]]) -> str:
-    """Two lines for each artifact: what the golden self-test saw."""
+    """Two lines for each artifact: what the golden self-test saw. Of a bare file nothing is recorded."""
     words = []
     for path, check in checks:
+        if path.is_file():
+            verdict = "finite outputs, twice alike" if check.passed else "OUTPUTS NOT FINITE, or not twice alike"
+            words += [f"{path}: a bare file of which nothing is recorded", f"  run on invented inputs: {verdict}"]
+            continue
         verdict = "outputs as recorded" if check.passed else "OUTPUTS DIFFER from the recorded ones; do not ship it"
         seen = f"{check.cases} golden samples, difference {check.difference:.1e}, tolerance {check.tolerance:.1e}"
         words += [f"{path}: hashes as exported, {verdict}", f"  {seen}"]
@@ -79,7 +83,14 @@ def checks_json(checks: Sequence[tuple[Path, SelfTest]]) -> str:
     """The same for scripts."""
     return as_json(
         [
-            {"path": str(p), "passed": c.passed, "cases": c.cases, "difference": c.difference, "tolerance": c.tolerance}
+            {
+                "path": str(p),
+                "recorded": not p.is_file(),
+                "passed": c.passed,
+                "cases": c.cases,
+                "difference": c.difference,
+                "tolerance": c.tolerance,
+            }
             for p, c in checks
         ]
     )

@@ -23,6 +23,7 @@ from .arrays import read_arrays
 from .artifact import GOLDEN, Artifact, Port
 from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
 from .golden import read_golden
+from .invented import invent
 from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
 from .session import LoadedModel, load
 from .timing import Timing, to_json
@@ -183,7 +184,7 @@ def _inputs(
     golden = _golden(model.artifact)
     if golden is not None:
         return golden, ()
-    inputs = {port.name: _invent(port) for port in model.inputs}
+    inputs = {port.name: invent(port) for port in model.inputs}
     seen = ", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items())
     return inputs, (Doubt("invented-inputs", f"invented inputs ({seen}); name real ones with --inputs FILE.npz"),)
 
@@ -196,17 +197,6 @@ def _golden(artifact: Artifact) -> Mapping[str, np.ndarray] | None:
     if not cases:
         raise ArtifactError(f"{path} holds no golden samples; export the model again")
     return cases[0].inputs
-
-
-def _invent(port: Port) -> np.ndarray:
-    """Free axes of 1, seeded normal floats, 0 for integers: the one index that every table has. Masks are 1."""
-    shape = tuple(axis if isinstance(axis, int) else 1 for axis in port.shape)
-    dtype = np.dtype(port.dtype)
-    if dtype.kind == "O":
-        return np.full(shape, "", dtype)
-    if dtype.kind == "f":
-        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    return np.full(shape, "mask" in port.name, dtype)
 
 
 def _read_inputs(path: Path) -> Mapping[str, np.ndarray]:
@@ -270,7 +260,7 @@ def _age_ms() -> float | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
-    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare .onnx file")
+    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare .onnx or .tflite file")
     parser.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
     parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
     parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")

@@ -17,6 +17,7 @@ from edgepress.runtime.artifact import check, describe, read_artifact
 from edgepress.runtime.golden import Case, read_golden, write_golden
 
 from .commands import EDGEPRESS, SMALL, Said, edgepress
+from .tflite_check import Graph, build
 
 COMMANDS = sorted(cli.commands)
 GOES_ON = "perceptron-fp32: exported already, by a run that was interrupted"
@@ -151,6 +152,20 @@ def test_verify_replays_the_golden_samples(artifact, make_artifact):
         (str(artifact), True, 2), (str(other), True, 1),
     ]  # fmt: skip
     assert "hashes as exported, outputs as recorded" in edgepress("verify", artifact).out
+
+
+def test_a_bare_file_of_either_format_is_inspected_run_reported_and_verified(linear, tmp_path):
+    add = build(tmp_path / "add.tflite", Graph((1, 3), free=(-1, 3)))
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    for path, operator in ((linear, "MatMul"), (add, "ADD")):
+        assert edgepress("inspect", path, "--json").json["operators"] == {operator: 1}
+        assert edgepress("run", path, "--input", f"x={tmp_path / 'x.npy'}", "--json").json["y"]["shape"][0] == 2
+        (row,) = edgepress("report", path, "--json").json["rows"]
+        assert row["format"] == path.suffix[1:]
+        said = edgepress("verify", path)
+        assert said.code == 0
+        assert "a bare file of which nothing is recorded" in said.out
+        assert edgepress("verify", path, "--json").json[0]["recorded"] is False
 
 
 def test_verify_fails_with_1_where_the_outputs_are_others(artifact):
@@ -341,7 +356,6 @@ WRONG = [
     ("verify changed", "changed/model.onnx has "),
     ("inspect changed", "changed/model.onnx has "),
     ("report linear.onnx changed", "changed/model.onnx has "),
-    ("verify linear.onnx", "has no golden samples to replay; export it with edgepress"),
     ("report linear.onnx --data nan.npz", "--data goes with --task, whose score it is for; name both or none."),
     ("report linear.onnx --input no.npz", "no.npz cannot be read as an .npz or .npy"),
     ("report linear.onnx --out theirs", "theirs/report.md is not a report of edgepress and would be lost"),

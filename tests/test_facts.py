@@ -2,13 +2,17 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from edgepress.compress.facts import artifact_facts
+from edgepress.runtime.artifact import read_artifact, write_manifest
 from edgepress.runtime.errors import ArtifactError, EngineError
+
+from .tflite_check import Graph, build
 
 
 def test_everything_in_the_manifest_is_told(artifact: Path):
@@ -88,3 +92,16 @@ def test_half_a_file_is_refused(tmp_path: Path, linear: Path):
     (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(EngineError, match=r"cannot open .*half\.onnx"):
         artifact_facts(tmp_path / "half.onnx")
+
+
+def test_a_tflite_file_tells_its_operators_without_the_onnx_package(tmp_path: Path):
+    facts = artifact_facts(build(tmp_path / "one.tflite", Graph((1, 3), "run")))
+    assert facts["format"] == "tflite"
+    assert facts["operators"] == {"ADD": 1}
+    assert facts["inputs"] == ["x float32[1, 3]"]
+
+
+def test_what_a_file_needs_is_told(artifact: Path):
+    assert "needs" not in artifact_facts(artifact)
+    write_manifest(replace(read_artifact(artifact), needs={"lengths": {"batch": [1]}}))
+    assert artifact_facts(artifact)["needs"] == {"lengths": {"batch": [1]}}

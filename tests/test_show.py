@@ -96,7 +96,9 @@ def test_json_is_strict_where_values_are_no_numbers():
     raw = strict(show.outputs_json({"y": np.array([np.nan, -np.inf, 1.0])}))
     assert raw == {"y": {"dtype": "float64", "shape": [3], "values": ["nan", "-inf", 1.0]}}
     checks = strict(show.checks_json([(Path("out/x"), SelfTest(2, math.inf, 1e-5))]))
-    assert checks == [{"path": "out/x", "passed": False, "cases": 2, "difference": "inf", "tolerance": 1e-05}]
+    assert checks == [
+        {"path": "out/x", "recorded": True, "passed": False, "cases": 2, "difference": "inf", "tolerance": 1e-05}
+    ]
 
 
 def test_outputs_are_saved_whole_and_come_back(tmp_path):
@@ -129,6 +131,17 @@ def test_a_check_says_whether_the_outputs_are_those_recorded():
         "b: hashes as exported, OUTPUTS DIFFER from the recorded ones; do not ship it",
         "  2 golden samples, difference 1.0e-02, tolerance 1.0e-05",
     ]
+
+
+def test_of_a_bare_file_it_says_that_nothing_is_recorded(tmp_path: Path):
+    path = tmp_path / "m.tflite"
+    path.touch()
+    good, bad = (show.checks_text([(path, SelfTest(1, difference, 1e-4))]) for difference in (0.0, math.inf))
+    assert (
+        good
+        == f"{path}: a bare file of which nothing is recorded\n  run on invented inputs: finite outputs, twice alike"
+    )
+    assert "OUTPUTS NOT FINITE, or not twice alike" in bad
 
 
 def test_the_facts_of_an_artifact_are_shown_whole(artifact: Path, capsys):
