@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from ..export.model import Model
-from ..export.trace import first_line
+from ..export.trace import first_line, quiet
 from ..runtime.artifact import describe
 from ..runtime.errors import DataError, EdgepressError, MissingExtra, ModelError, UsageError
 from ..runtime.session import Session
@@ -150,11 +150,12 @@ def _hint(error: BaseException) -> str:
 
 
 def _read_folder(folder: Path, data: Path | None) -> Task:
-    try:
-        from .encoder import read_encoder
-    except ImportError as error:
-        raise MissingExtra(error.name or "transformers", "compress") from error
-    return read_encoder(folder, data)
+    with quiet():  # where torchao is installed transformers imports it, and it logs what it has not got
+        try:
+            from .encoder import read_encoder
+        except ImportError as error:
+            raise MissingExtra(error.name or "transformers", "compress") from error
+        return read_encoder(folder, data)
 
 
 def _read_onnx(path: Path, data: Path | None) -> Task:

@@ -117,6 +117,7 @@ def _translations() -> dict[Any, Any]:
         torch.ops.edgepress.block_embedding.default: _node(
             "block_embedding", ("ids", "values", "scale", "zero"), ("bits", "block")
         ),
+        torch.ops.edgepress.widen.default: _node("widen", ("values",), ()),
         torch.ops.edgepress.lookup.default: _node("lookup", ("index", "palette"), ()),
     }
 

@@ -6,6 +6,7 @@
     packed_linear        ->  the same, on constants that Cast, Sub, Mul, Reshape bring to int8 at load
     block_linear         ->  com.microsoft.MatMulNBits, Add
     block_embedding      ->  com.microsoft.GatherBlockQuantized
+    widen                ->  Cast
     lookup               ->  Cast, Gather, Reshape of constants: one float weight when ONNX Runtime has loaded it
 
 Specs: onnx.ai operators, opset 21; ONNX Runtime's contrib operators for the blocks.
@@ -60,6 +61,7 @@ def lower(model: ir.Model) -> None:
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], lowering.nodes, [node.outputs[0]], [result])
     drop_unread(model.graph)
     _look_up_rows(model.graph)
+    _widen_rows(model.graph)
     _fold_transposes(model.graph)
     _pool_globally(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -187,6 +189,10 @@ def _block_embedding(node: ir.Node, to: Lowering) -> ir.Value:
     return y if _array(scale).dtype == np.float32 else to.op("Cast", y, to=int(ir.DataType.FLOAT))[0]
 
 
+def _widen(node: ir.Node, to: Lowering) -> ir.Value:
+    return to.op("Cast", node.inputs[0], to=int(ir.DataType.FLOAT))[0]
+
+
 def _lookup(node: ir.Node, to: Lowering) -> ir.Value:
     index, palette = node.inputs
     assert index is not None
@@ -218,6 +224,7 @@ LOWER: dict[str, Callable[[ir.Node, Lowering], ir.Value]] = {
     "packed_linear": _packed_linear,
     "block_linear": _block_linear,
     "block_embedding": _block_embedding,
+    "widen": _widen,
     "lookup": _lookup,
 }
 
@@ -262,6 +269,22 @@ def _look_up_rows(graph: ir.Graph) -> None:
         (rows,) = lowering.op("Cast", rows, to=int(ir.DataType.INT32))
         (y,) = lowering.op("Gather", palette, rows)
         ir.convenience.replace_nodes_and_values(graph, node, [node, look, cast], lowering.nodes, [node.outputs[0]], [y])
+
+
+def _widen_rows(graph: ir.Graph) -> None:
+    """`Gather(Cast(table), ids) -> Cast(Gather(table, ids))`: an engine would keep the whole table as floats."""
+    for node in [n for n in graph if n.op_type == "Gather"]:
+        table, ids = node.inputs
+        cast = table.producer() if table is not None else None
+        if table is None or cast is None or cast.op_type != "Cast" or len(table.uses()) != 1:
+            continue
+        held = cast.inputs[0]
+        if held is None or held.const_value is None or held.dtype != ir.DataType.FLOAT16:
+            continue
+        lowering = Lowering(graph)
+        (rows,) = lowering.op("Gather", held, ids)
+        (y,) = lowering.op("Cast", rows, to=int(ir.DataType.FLOAT))
+        ir.convenience.replace_nodes_and_values(graph, node, [node, cast], lowering.nodes, [node.outputs[0]], [y])
 
 
 def _fold_transposes(graph: ir.Graph) -> None:

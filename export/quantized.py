@@ -37,6 +37,17 @@ def _(values: Tensor, scale: Tensor, zero: Tensor | None, bits: int, axis: int) 
     return torch.empty_like(values, dtype=torch.float32)
 
 
+@torch.library.custom_op("edgepress::widen", mutates_args=())
+def widen(values: Tensor) -> Tensor:
+    """Weights stored as float16, computed with as float32."""
+    return values.float()
+
+
+@widen.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values, dtype=torch.float32)
+
+
 @torch.library.custom_op("edgepress::dynamic_linear", mutates_args=())
 def dynamic_linear(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """`s_x·s_w·((Q_x − z_x) Q_wᵀ) + b`; x is quantized to uint8 over the whole tensor (ONNX DynamicQuantizeLinear).

@@ -6,6 +6,7 @@
     block_linear               ->  the same with a stand-in for W, whose place the blocks take when the file is there
     block_embedding            ->  embedding with the table in floats, whose place the blocks take
     lookup                     ->  W, written out
+    widen                      ->  W in floats, whose place float16 takes
 
 The converter makes integers of `quantize(W)` again, the same ones: W is s·Q to the last bit.
 """
@@ -30,12 +31,14 @@ aten, ours, theirs = torch.ops.aten, torch.ops.edgepress, torch.ops.quantized_de
 class Decision:
     """A layer's integers, and the ones that stand for them until the file is there: the same, or int8 per channel.
 
+    A float16 weight is a plain tensor, and the same in floats stands for it.
+
     `dequantized`: where the product is one of floats, it is so of the floats that the integers stand for.
     """
 
     layer: str
-    weight: QTensor
-    stand_in: QTensor
+    weight: QTensor | Tensor
+    stand_in: QTensor | Tensor
     dequantized: bool = False
 
 
@@ -69,12 +72,13 @@ class Lowering:
     def call(self, operator: Any, *arguments: Any) -> fx.Node:
         return self.graph.graph.call_function(operator, arguments)
 
-    def dequantized(self, weight: QTensor) -> fx.Node:
-        """`W` as the converter recognizes it: int8 per channel, symmetric."""
+    def dequantized(self, weight: QTensor, floats: Tensor | None = None) -> fx.Node:
+        """`W` as the converter recognizes it: int8 per channel, symmetric; or other floats behind the same two."""
         assert weight.axis is not None
         scale, zero = self.keep(weight.scale.float()), self.keep(torch.zeros(len(weight.scale), dtype=torch.int64))
         settings = (scale, zero, weight.axis, -127, 127, torch.int8)
-        q = self.call(theirs.quantize_per_channel.default, self.keep(weight.dequantize()), *settings)
+        held = self.keep(weight.dequantize() if floats is None else floats)
+        q = self.call(theirs.quantize_per_channel.default, held, *settings)
         return self.call(theirs.dequantize_per_channel.default, q, *settings)
 
 
@@ -83,8 +87,8 @@ def lower(graph: fx.GraphModule) -> Lowering:
 
     Raises UnsupportedError, with the layer's name, for integers that TFLite has no terms, or no fast kernel, for.
     """
-    lowering = Lowering(graph)
     graph.graph.eliminate_dead_code()
+    lowering = Lowering(graph, any(node.target is ours.quantize_dequantize.default for node in graph.graph.nodes))
     nodes = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in LOWER]
     for node in nodes:
         with graph.graph.inserting_before(node):
@@ -117,7 +121,6 @@ def _quantize_dequantize(node: fx.Node, to: Lowering) -> fx.Node:
     s, z = to.constant(scale), to.constant(zero)
     assert s is not None
     assert z is not None
-    to.static = True
     shift = 128 if z.dtype == torch.uint8 else 0
     settings = (float(s), int(z) - shift, -128, 127, torch.int8)
     q = to.call(theirs.quantize_per_tensor.default, x, *settings)
@@ -232,6 +235,18 @@ def _stand_in(weight: Tensor) -> QTensor:
     return QTensor(values, scale, None, 8, axis=0)
 
 
+def _widen(node: fx.Node, to: Lowering) -> fx.Node:
+    half = to.constant(node.args[0])
+    assert half is not None
+    floats = half.float()
+    if not all(user.target is aten.embedding.default and _is_fixed(user.args[1]) for user in node.users):
+        to.decisions.append(Decision(layer_name(node), half, floats, dequantized=True))
+    multiplied = any(user.target is aten.linear.default for user in node.users)
+    if multiplied and not to.static:  # or the converter would fold a normalization's weights into these
+        return to.dequantized(_stand_in(floats), floats)
+    return to.keep(floats)
+
+
 def _lookup(node: fx.Node, to: Lowering) -> fx.Node:
     index, palette = (to.constant(argument) for argument in node.args)
     assert index is not None
@@ -250,5 +265,6 @@ LOWER: Mapping[Any, Callable[[fx.Node, Lowering], fx.Node]] = {
     ours.packed_linear.default: _packed_linear,
     ours.block_linear.default: _block_linear,
     ours.block_embedding.default: _block_embedding,
+    ours.widen.default: _widen,
     ours.lookup.default: _lookup,
 }

@@ -2,6 +2,7 @@
 
     int8 per channel       INT8, a scale a channel; XNNPACK quantizes what a product reads as it comes, a scale a row
     ... of static int8     INT8, where the output stays float behind a DEQUANTIZE, for the product is one of floats then
+    float16                FLOAT16 behind a DEQUANTIZE, which engines run once
     4 bits in blocks       INT4, two in a byte, the scales of the blocks in a float16 tensor beside them
 
 A layer is found by its numbers: by the integers of its stand-in and their scales, or by the floats that they stand for.
@@ -39,8 +40,10 @@ def put_integers(file: TfliteFile, decisions: Iterable[Decision]) -> None:
     wanted: dict[bytes, Decision] = {}
     for decision in decisions:
         stand_in = decision.stand_in
-        for key in (_of_integers(stand_in.values, stand_in.scale), _of_floats(stand_in.dequantize().numpy())):
-            wanted[key] = decision
+        if isinstance(stand_in, QTensor):
+            wanted[_of_integers(stand_in.values, stand_in.scale)] = decision
+        floats = stand_in.dequantize() if isinstance(stand_in, QTensor) else stand_in
+        wanted[_digest(floats.numpy())] = decision
     _drop_barriers(file, wanted.keys())
     stored: dict[int, tuple[int, int]] = {}
     for graph, tensor, layout in list(weights(file)):
@@ -122,16 +125,18 @@ def _key(file: TfliteFile, tensor: Any, layout: tuple[int, ...]) -> bytes:
         return b""
     held = held.transpose(layout)
     if held.dtype == np.float32:
-        return _of_floats(held)
+        return _digest(held)
     if held.dtype != np.int8 or tensor.quantization is None or tensor.quantization.scale is None:
         return b""
     return _of_integers(torch.from_numpy(held.copy()), torch.tensor(tensor.quantization.scale))
 
 
-def _store(file: TfliteFile, weight: QTensor, sizes: tuple[int, ...], layout: tuple[int, ...]) -> tuple[int, int]:
-    """The buffers that hold integers, as they lie in a tensor of these sizes, and the scales of blocks."""
-    values = weight.values.numpy()
-    if weight.block is None:
+def _store(
+    file: TfliteFile, weight: QTensor | torch.Tensor, sizes: tuple[int, ...], layout: tuple[int, ...]
+) -> tuple[int, int]:
+    """The buffers that hold values, as they lie in a tensor of these sizes, and the scales of blocks."""
+    values = (weight.values if isinstance(weight, QTensor) else weight).numpy()
+    if not isinstance(weight, QTensor) or weight.block is None:
         turned = values.reshape([sizes[axis] for axis in layout]).transpose(np.argsort(layout))
         return file.add_buffer(turned.tobytes()), 0
     nibbles = pack(((values.astype(np.int16) - weight.midpoint) & 15).astype(np.uint8).reshape(1, -1), 4)
@@ -151,10 +156,15 @@ def _source(file: TfliteFile, graph: Any, tensor: Any) -> Any:
     return constant
 
 
-def _describe(graph: Any, tensor: Any, weight: QTensor, layout: tuple[int, ...], buffers: tuple[int, int]) -> None:
+def _describe(
+    graph: Any, tensor: Any, weight: QTensor | torch.Tensor, layout: tuple[int, ...], buffers: tuple[int, int]
+) -> None:
     """Let a tensor be what the buffers hold."""
-    quantization: Any = schema.QuantizationParametersT()
     tensor.buffer, scales = buffers
+    if not isinstance(weight, QTensor):
+        tensor.type = schema.TensorType.FLOAT16
+        return
+    quantization: Any = schema.QuantizationParametersT()
     tensor.type = schema.TensorType.INT8 if weight.block is None else schema.TensorType.INT4
     if weight.block is None:
         quantization.scale = weight.scale.numpy()
@@ -174,10 +184,6 @@ def _describe(graph: Any, tensor: Any, weight: QTensor, layout: tuple[int, ...],
 
 def _of_integers(values: torch.Tensor, scale: torch.Tensor) -> bytes:
     return _digest(values.numpy()) + _digest(scale.float().numpy())
-
-
-def _of_floats(floats: np.ndarray) -> bytes:
-    return _digest(floats)
 
 
 def _digest(array: np.ndarray) -> bytes:
