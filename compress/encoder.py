@@ -18,6 +18,8 @@ from .source import Task
 
 # Enough to see the outliers of activations, and to tell 0.99 from 0.98; more only takes time.
 _CALIBRATION, _JUDGED, _WATCHED = 128, 256, 128
+# Tokens from which on a format of fixed shapes need not have them all.
+_LONG = 128
 # A training batch, and how many of them are sorted by length together.
 _BATCH, _SORTED = 32, 16
 
@@ -87,6 +89,7 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
         axes={name: {0: "batch", 1: "sequence"} for name in example},
         assets={"tokenizer.json": tokenizer.to_str().encode()} | labels,
         source={"kind": "hugging-face", "sha256": found.sha256},
+        lengths=_lengths(tokenizer),
     )
     if not lines:
         return Task(model, Data())
@@ -100,6 +103,12 @@ def read_encoder(folder: Path, texts: Path | None) -> Task:
         validation=_fidelity(model, tokenizer, watched) if watched else None,
     )
     return Task(model, data)
+
+
+def _lengths(tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
+    """For formats of fixed shapes: what the model has positions for, where that is little; else their own default."""
+    longest = (tokenizer.truncation or {}).get("max_length", _LONG)
+    return {"sequence": (longest,)} if longest < _LONG else {}
 
 
 def _fidelity(model: Model, tokenizer: Tokenizer, lines: Sequence[str]) -> Score:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..runtime.errors import MissingExtra, UnsupportedError
+from ..runtime import litert
+from ..runtime.errors import EngineError, MissingExtra, UnsupportedError
 from ..runtime.litert import LITERT
 from ..runtime.tflite_notes import ENTRY, Notes
 from .model import Model
@@ -26,7 +28,7 @@ from .tflite_shapes import example_at, lengths_of, notes_of, refuse_mixing
 from .trace import first_line, quiet, trace
 
 FILE = "model.tflite"
-MAX_BYTES = 2_000_000_000  # a flatbuffer's offsets have 31 bits
+MAX_BYTES = 2_000_000_000  # a flatbuffer's offsets have 31 bits, and the converter writes the weights as floats first
 # What the converter raises for what it cannot convert; it has no types of its own.
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError)
 
@@ -52,6 +54,11 @@ def write(model: Model, folder: Path) -> Path:
     lowered = lower(fx.GraphModule(traced, traced.graph))
     if not all(decision.dequantized for decision in lowered.decisions):
         notes = replace(notes, needs=LITERT)
+    size = sum(tensor.nbytes for tensor in chain(lowered.graph.parameters(), lowered.graph.buffers()))
+    if size > MAX_BYTES:
+        raise UnsupportedError(
+            f"the weights take {size / 1e9:.1f} GB as floats, one TFLite file holds 2 GB: split the model"
+        )
     floats = replace(model, module=lowered.graph)
     refuse_mixing(floats, notes, signatures, rounds=lowered.static)
     file = TfliteFile(_converted(litert_torch, floats, notes, signatures, static=lowered.static))
@@ -61,7 +68,19 @@ def write(model: Model, folder: Path) -> Path:
     file.add_metadata(ENTRY, notes.to_json())
     path = folder / FILE
     path.write_bytes(file.to_bytes())
+    _refuse_unknown(path, model)
     return path
+
+
+def _refuse_unknown(path: Path, model: Model) -> None:
+    """The converter passes on operators that the engine has not: open the file here, where the model has a name."""
+    try:
+        litert.start(path)
+    except EngineError as error:
+        reason = first_line(error.__cause__ or error)
+        raise UnsupportedError(
+            f"{model.name} cannot be run by LiteRT: {reason}; leave that part to the caller"
+        ) from error
 
 
 def _converted(

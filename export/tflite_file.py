@@ -9,9 +9,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 IDENTIFIER = b"TFL3"
-# A flatbuffer's offsets have 31 bits.
-MAX_BYTES = 2_000_000_000
-
 BLOCKWISE = schema.QuantizationDetails.BlockwiseQuantization
 DTYPES = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),

@@ -19,6 +19,7 @@ from ..runtime.errors import UnsupportedError, UsageError
 from ..runtime.golden import difference
 from ..runtime.tflite_notes import Notes
 from .model import Model
+from .trace import first_line
 
 # A sequence that nobody gave a length; an example that is longer takes its own.
 DEFAULT_LENGTH = 128
@@ -126,7 +127,7 @@ def refuse_mixing(model: Model, notes: Notes, signatures: Sequence[Mapping[str, 
             return  # the example does not fit: nothing can be said
         target = {**sizes, **padded}
         given = {port.name: _fitted(example[port.name], port, target) for port in notes.inputs}
-        outputs = {name: tensor.numpy() for name, tensor in model(**given).items()}
+        outputs = _run(model, given, target)
         for port in notes.outputs:
             cut = outputs[port.name][tuple(slice(sizes[a]) if isinstance(a, str) else slice(None) for a in port.shape)]
             count = sizes.get(notes.pieces, 0)
@@ -138,6 +139,16 @@ def refuse_mixing(model: Model, notes: Notes, signatures: Sequence[Mapping[str, 
                     f"{model.name} gives other numbers at {port.name!r} when it is {what}, as files of fixed shapes "
                     f"are; leave {axes} out of the free axes, or give the model a mask"
                 )
+
+
+def _run(model: Model, given: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    try:
+        return {name: tensor.numpy() for name, tensor in model(**given).items()}
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:  # as where a table has fewer positions
+        said = ", ".join(f"{label} {size}" for label, size in lengths.items())
+        raise UnsupportedError(
+            f"{model.name} does not run at {said}: {first_line(error)}; set --lengths that it has"
+        ) from error
 
 
 def _pieces(model: Model, notes: Notes, lengths: Mapping[str, int]) -> Iterator[tuple[int, dict[str, Tensor]]]:

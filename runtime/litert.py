@@ -173,7 +173,9 @@ def _noted(notes: Notes, signatures: Mapping[str, _Signature], path: Path) -> Li
             if all(size <= lengths[label] for label, size in sizes.items() if label != notes.pieces):
                 return _in_pieces(notes, signature, lengths, sizes, inputs)
         longest = ", ".join(f"{label} up to {told[label][-1]}" for label in told if label != notes.pieces)
-        raise PortError(f"the inputs have {_said(sizes)}; this file takes {longest}: cut them, or export it longer")
+        raise PortError(
+            f"the inputs have {_said(sizes)}; this file takes {longest}: cut them, or export it with longer --lengths"
+        )
 
     return LiteRtEngine(notes.inputs, notes.outputs, ("cpu",), needs, run)
 

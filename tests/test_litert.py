@@ -111,7 +111,8 @@ def test_an_input_that_is_too_long_says_how_long_it_may_be(text: Path):
     with pytest.raises(PortError) as error:
         load(text)(x=np.ones((2, 9), np.int64))
     assert str(error.value) == (
-        "the inputs have batch 2, sequence 9; this file takes sequence up to 8: cut them, or export it longer"
+        "the inputs have batch 2, sequence 9; this file takes sequence up to 8: cut them, or export it with longer "
+        "--lengths"
     )
 
 

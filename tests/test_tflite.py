@@ -167,14 +167,20 @@ class Singular(nn.Module):
         return torch.linalg.svdvals(x)
 
 
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(1).values
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "said"),
     [
         (model_of(Singular(), x=random(2, 4, 4)), UnsupportedError, "net cannot be said in TFLite"),
+        (model_of(Sorted(), x=random(2, 4)), UnsupportedError, "net cannot be run by LiteRT: .*STABLEHLO_SORT"),
         (pooled(masked=False), UnsupportedError, "when it is padded with zeros along sequence"),
         (model_of(nn.Linear(4, 3), input=random(2, 5)), ModelError, "net does not run on its own example"),
     ],
-    ids=["operator", "padding", "example"],
+    ids=["operator", "kernel", "padding", "example"],
 )
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(
     tmp_path: Path, model: Model, kind: type[EdgepressError], said: str
@@ -197,4 +203,13 @@ def test_without_the_converter_the_line_that_installs_it_is_said(tmp_path: Path,
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "litert-torch is not installed; it comes with: pip install 'edgepress[tflite]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_larger_than_a_flatbuffer_is_refused_before_it_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgepress.export.tflite.MAX_BYTES", 1000)
+    with pytest.raises(UnsupportedError, match=r"the weights take 0\.0 GB as floats, one TFLite file holds 2 GB"):
+        write(model_of(nn.Linear(64, 30), input=random(2, 64)), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -121,3 +121,15 @@ class _Function(nn.Module):
 
 def _of(function) -> nn.Module:
     return _Function(function)
+
+
+def test_a_length_that_the_model_does_not_run_at_is_refused():
+    model = pooled(sequence=(60,))
+
+    def forward(ids, mask, was=model.module.forward):
+        return was(ids + torch.arange(ids.shape[1]), mask)  # as positions are: the table has 50
+
+    model.module.forward = forward
+    with pytest.raises(UnsupportedError) as error:
+        refuse_mixing(model, noted(pooled()), [{"batch": 1, "sequence": 60}])
+    assert "pooled does not run at batch 1, sequence 60: index out of range" in str(error.value)
