@@ -154,6 +154,16 @@ def test_verify_replays_the_golden_samples(artifact, make_artifact):
     assert "hashes as exported, outputs as recorded" in edgepress("verify", artifact).out
 
 
+def test_a_model_is_exported_to_tflite_and_its_lengths_are_an_option(perceptron_task, tmp_path):
+    said = edgepress("export", perceptron_task, "--to", "tflite", "--out", tmp_path / "perceptron")
+    assert said.code == 0
+    assert edgepress("verify", tmp_path / "perceptron").code == 0
+    assert edgepress("run", tmp_path / "perceptron", "--golden", "--json").json["y"]["shape"] == [1, 4]
+    said = edgepress("export", perceptron_task, "--to", "tflite", "--lengths", "0", "--out", tmp_path / "other")
+    assert (said.code, said.complaint) == (2, "--lengths 0: expected numbers from 1 on with commas between, as 16,64")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_bare_file_of_either_format_is_inspected_run_reported_and_verified(linear, tmp_path):
     add = build(tmp_path / "add.tflite", Graph((1, 3), free=(-1, 3)))
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
