@@ -33,6 +33,9 @@ PASSES: dict[str, tuple[str, str]] = {
     "structured": ("structured", "StructuredPrune"),
 }
 
+# The passes that train: what one before them lost, they may bring back, so the two are judged together.
+TRAINS = ("distill", "finetune", "qat")
+
 # Settings of a pass that are the device's to fill in where they are None.
 _DEVICES_OWN = ("activation", "reduce_range")
 
