@@ -361,8 +361,8 @@ def test_the_history_says_which_types_were_used(given: str | None, used: str) ->
     (step,) = after.history
     assert step.name == "static_int8"
     assert step.note == f"1 layers at int8, per channel; 1 activations at {used}"
-    expected = {"calibration": "minmax", "activation": used, "reduce_range": False, "min_products": 16}
-    assert step.settings == expected
+    chosen = {"activation": used, "reduce_range": False, "min_products": 16, "include": ("*",), "exclude": ()}
+    assert step.settings == {"calibration": "minmax"} | chosen
     assert constants(after, nodes(after, QDQ)[0])[1].dtype == DTYPES[used]
 
 
