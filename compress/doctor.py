@@ -11,6 +11,7 @@ _USES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run, report, verify and inspect ONNX": ("", ("numpy", "onnxruntime")),
     "run a text model on text": ("text", ("tokenizers",)),
     "compress and export": ("compress", ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")),
+    "draw what explain found": ("plot", ("matplotlib",)),
     "the digits sample": ("samples", ("torch", "sklearn")),
 }
 

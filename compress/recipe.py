@@ -27,6 +27,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "qat": ("qat", "Qat"),
     "distill": ("distill", "Distill"),
     "finetune": ("distill", "FineTune"),
+    "mixed": ("mixed", "Mixed"),
     "lowrank": ("lowrank", "LowRank"),
     "cluster": ("cluster", "Cluster"),
     "magnitude": ("prune", "MagnitudePrune"),

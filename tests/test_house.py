@@ -28,6 +28,7 @@ NETWORK = {"aiohttp", "ftplib", "http.client", "http.server", "httpx", "huggingf
 MAY_OPEN_CONNECTIONS: set[str] = set()
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 HEAVY = {
+    "matplotlib",
     "onnx",
     "onnx_ir",
     "onnxruntime",
