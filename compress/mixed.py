@@ -17,19 +17,23 @@ from ..export.model import Model
 from ..runtime.artifact import Step
 from ..runtime.errors import UsageError
 from .data import Data
+from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear, FakePackedLinear, settle
 from .layers import with_layers
 from .options import changed_layers
 from .packed import PackedInt8
 from .quantize import DynamicInt8, WeightOnly
-from .recipe import Pass
 from .sensitivity import Judge, spread, stored_bytes
 
 _FLOAT = "as they came"
+_NAMES: dict[type[nn.Module], str] = {
+    FakeDynamicLinear: "as dynamic", FakePackedLinear: "as packed", FakeBlockLinear: "as weight_only",
+    FakeBlockEmbedding: "as weight_only", nn.Linear: _FLOAT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One way to have a layer: its bytes, the drop that it costs, and the module that takes the layer's place."""
+    """One way to have a layer: its bytes in a file, the drop that it costs, and the module that takes its place."""
 
     name: str
     bytes: int
@@ -41,7 +45,8 @@ class Choice:
 class Mixed:
     """Each layer as `dynamic_int8`, `packed_int8` or `weight_only` has it, or as it came; chosen by its sensitivity.
 
-    `megabytes` is what the tensors of the whole model may take (a file adds its graph); `cosine` is the mean cosine
+    One of three says how far: `megabytes` is what the tensors of the whole model may take (a file adds its graph),
+    `bits` what a weight of these layers may take on average, with its share of the scales, and `cosine` the mean cosine
     that must be kept on calibration samples, with as few bytes as that takes. `dynamic`, `packed` and `weight_only` are
     the settings of the passes to choose from; none given: `dynamic` and `packed`.
 
@@ -50,16 +55,21 @@ class Mixed:
     """
 
     megabytes: float | None = None
+    bits: float | None = None
     cosine: float | None = None
     dynamic: DynamicInt8 | None = None
     packed: PackedInt8 | None = None
     weight_only: WeightOnly | None = None
 
     def __post_init__(self) -> None:
-        if (self.megabytes is None) == (self.cosine is None):
-            raise UsageError("mixed: expected one of megabytes, what the model may take, and cosine, what it must keep")
-        if self.megabytes is not None and not self.megabytes > 0:
-            raise UsageError(f"mixed: megabytes = {self.megabytes}; expected a number above 0")
+        if sum(limit is not None for limit in (self.megabytes, self.bits, self.cosine)) != 1:
+            raise UsageError(
+                "mixed: expected one of megabytes, what the model may take, bits, what a weight may take, and cosine, "
+                "what it must keep"
+            )
+        for name, limit in (("megabytes", self.megabytes), ("bits", self.bits)):
+            if limit is not None and not limit > 0:
+                raise UsageError(f"mixed: {name} = {limit}; expected a number above 0")
         if self.cosine is not None and not 0 < self.cosine < 1:
             raise UsageError(f"mixed: cosine = {self.cosine}; expected a number between 0 and 1, as 0.99")
 
@@ -68,31 +78,40 @@ class Mixed:
 
         Raises DataError without calibration data, UsageError where not even the smallest choices fit.
         """
+        prepared = self.prepare(model, data)
+        if prepared is None:
+            return model
+        swapped = changed_layers(model.module, prepared)
+        return model.then(settle(prepared), Step("mixed", asdict(self), self.note(prepared)), swapped=swapped)
+
+    def prepare(self, model: Model, data: Data) -> nn.Module | None:
+        """The module with layers that round as they run, each as was chosen for it; None where none changes."""
         judge = Judge(model, spread(list(data.calibration)))
         ladders = self._ladders(model, data, judge)
         states = list(climb(ladders, self._room(model, ladders)))
         state = states[-1] if self.cosine is None else _first(model, states, judge, 1 - self.cosine)
         swapped = {name: choice.layer for name, choice in state.items() if choice.name != _FLOAT}
-        if not swapped:
-            return model
-        module = with_layers(model.module, swapped)
-        return model.then(module, Step("mixed", asdict(self), _note(state, module)), swapped=swapped)
+        return with_layers(model.module, swapped) if swapped else None
+
+    def note(self, prepared: nn.Module) -> str:
+        """What was chosen, in words."""
+        counts = Counter(_NAMES[type(part)] for part in prepared.modules() if type(part) in _NAMES)
+        parts = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        return f"layers: {parts}; {stored_bytes(settle(prepared)) / 1e6:.2f} MB"
 
     def _ladders(self, model: Model, data: Data, judge: Judge) -> dict[str, list[Choice]]:
         """The choices of each layer, from the smallest up; a larger one that is no better is none."""
-        passes: dict[str, Pass | None] = {
-            "dynamic": self.dynamic, "packed": self.packed, "weight_only": self.weight_only
-        }  # fmt: skip
+        passes = {"dynamic": self.dynamic, "packed": self.packed, "weight_only": self.weight_only}
         if not any(passes.values()):
             passes = {"dynamic": DynamicInt8(), "packed": PackedInt8()}
         found: dict[str, list[Choice]] = {}
         for kind, step in passes.items():
-            whole = model.module if step is None else step(model, data).module
-            changed = changed_layers(model.module, whole)
+            prepared = None if step is None else step.prepare(model, data)
+            changed = {} if prepared is None else changed_layers(model.module, prepared)
             for index, (name, layer) in enumerate(changed.items(), 1):
                 data.tell(f"mixed, {kind}: layer {index} of {len(changed)}, {name}")
                 drop, _ = judge(with_layers(model.module, {name: layer}))
-                found.setdefault(name, []).append(Choice(kind, stored_bytes(layer), drop, layer))
+                found.setdefault(name, []).append(Choice(kind, stored_bytes(settle(layer)), drop, layer))
         for name, choices in found.items():
             layer = model.module.get_submodule(name)
             choices.append(Choice(_FLOAT, stored_bytes(layer), 0.0, layer))
@@ -102,16 +121,22 @@ class Mixed:
 
     def _room(self, model: Model, ladders: Mapping[str, list[Choice]]) -> float:
         """The bytes that the layers of the ladders may take."""
-        if self.megabytes is None:
-            return float("inf")
-        others = stored_bytes(model.module) - sum(stored_bytes(model.module.get_submodule(name)) for name in ladders)
         least = sum(choices[0].bytes for choices in ladders.values())
-        if others + least > self.megabytes * 1e6:
-            raise UsageError(
-                f"mixed: megabytes = {self.megabytes}, and the smallest choices take {(others + least) / 1e6:.2f}; "
-                "allow more, or make the other layers smaller before"
-            )
-        return self.megabytes * 1e6 - others
+        whole = stored_bytes(settle(model.module))
+        others = whole - sum(stored_bytes(model.module.get_submodule(name)) for name in ladders)
+        if self.bits is not None:
+            weights = sum(model.module.get_submodule(name).get_parameter("weight").numel() for name in ladders)
+            room, seen = self.bits * weights / 8, f"bits = {self.bits}, and the smallest choices take"
+            return self._checked(room, least, f"{seen} {8 * least / max(weights, 1):.2f}")
+        if self.megabytes is not None:
+            seen = f"megabytes = {self.megabytes}, and the smallest choices take {(others + least) / 1e6:.2f}"
+            return self._checked(self.megabytes * 1e6 - others, least, seen)
+        return float("inf")
+
+    def _checked(self, room: float, least: int, seen: str) -> float:
+        if least > room:
+            raise UsageError(f"mixed: {seen}; allow more, or make the other layers smaller before")
+        return room
 
 
 def climb(ladders: Mapping[str, list[Choice]], room: float) -> Iterator[dict[str, Choice]]:
@@ -145,9 +170,3 @@ def _first(model: Model, states: list[dict[str, Choice]], judge: Judge, most: fl
         else:
             low = middle + 1
     return states[low]
-
-
-def _note(state: Mapping[str, Choice], module: nn.Module) -> str:
-    counts = Counter(choice.name for choice in state.values())
-    parts = [f"{count} {name}" if name == _FLOAT else f"{count} as {name}" for name, count in sorted(counts.items())]
-    return f"layers: {', '.join(parts)}; {stored_bytes(module) / 1e6:.2f} MB"

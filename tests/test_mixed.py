@@ -169,7 +169,7 @@ def test_a_model_without_linear_layers_comes_back_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "expected one of megabytes, what the model may take, and cosine, what it must keep"),
+        ({}, "expected one of megabytes, what the model may take, bits, what a weight may take, and cosine"),
         ({"megabytes": 1.0, "cosine": 0.9}, "expected one of megabytes"),
         ({"megabytes": 0.0}, "megabytes = 0.0; expected a number above 0"),
         ({"cosine": 1.0}, "cosine = 1.0; expected a number between 0 and 1, as 0.99"),
