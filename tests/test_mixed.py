@@ -71,6 +71,15 @@ def test_the_model_takes_no_more_than_its_budget_and_uses_it(bert: Task, sizes: 
     assert set(layers(mixed).values()) >= {"4", "8"}
 
 
+def test_bits_are_what_a_weight_takes_on_average(bert: Task) -> None:
+    linear = [part for part in bert.model.module.modules() if isinstance(part, nn.Linear)]
+    weights = sum(layer.weight.numel() for layer in linear)
+    others = stored_bytes(bert.model.module) - sum(map(stored_bytes, linear))
+    for bits in (6.0, 7.5):
+        taken = stored_bytes(Mixed(bits=bits)(bert.model, bert.data).module) - others
+        assert bits - 8 * 8500 / weights <= 8 * taken / weights <= bits
+
+
 def test_its_bytes_count_for_more_than_the_same_bytes_spent_in_the_layers_order(
     bert: Task, sizes: tuple[int, int]
 ) -> None:
@@ -172,6 +181,7 @@ def test_a_model_without_linear_layers_comes_back_as_it_is() -> None:
         ({}, "expected one of megabytes, what the model may take, bits, what a weight may take, and cosine"),
         ({"megabytes": 1.0, "cosine": 0.9}, "expected one of megabytes"),
         ({"megabytes": 0.0}, "megabytes = 0.0; expected a number above 0"),
+        ({"bits": -1.0}, "bits = -1.0; expected a number above 0"),
         ({"cosine": 1.0}, "cosine = 1.0; expected a number between 0 and 1, as 0.99"),
     ],
 )
@@ -183,5 +193,7 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, float], w
 def test_a_budget_that_nothing_fits_and_missing_data_are_told(bert: Task) -> None:
     with pytest.raises(UsageError, match=r"megabytes = 0.05, and the smallest choices take 0\.07; allow more"):
         Mixed(megabytes=0.05)(bert.model, bert.data)
+    with pytest.raises(UsageError, match=r"bits = 3\.0, and the smallest choices take 5\.13; allow more"):
+        Mixed(bits=3.0)(bert.model, bert.data)
     with pytest.raises(DataError, match="there are no samples to compare on"):
         Mixed(cosine=0.9)(bert.model, Data())
