@@ -40,16 +40,17 @@ def main() -> None:
     show(f"digits ResNet-8, recipe int8, ships {report.ships}", figures, [str(watch)])
 
 
-def trained() -> Task:
-    """The sample's task; the half minute of training is spent once for each version of the sample."""
+def trained(network: str = "ResNet8") -> Task:
+    """The sample's task for `ResNet8` or `DsCnn`; its training is spent once for each version of the sample."""
     sample = import_sample()
-    weights = OUT / f"digits-{hashlib.sha256(SAMPLE.read_bytes()).hexdigest()[:16]}.safetensors"
+    kind = getattr(sample, network)
+    weights = OUT / f"{network}-{hashlib.sha256(SAMPLE.read_bytes()).hexdigest()[:16]}.safetensors"
     if not weights.exists():
         weights.parent.mkdir(parents=True, exist_ok=True)
-        save_file(sample.train(sample.digits()).state_dict(), weights)
-    network = sample.ResNet8()
-    network.load_state_dict(load_file(weights))
-    return sample.judged(network.eval(), sample.digits())
+        save_file(sample.train(sample.digits(), kind=kind).state_dict(), weights)
+    module = kind()
+    module.load_state_dict(load_file(weights))
+    return sample.judged(module.eval(), sample.digits(), "digits" if network == "ResNet8" else "digits-ds-cnn")
 
 
 def import_sample() -> ModuleType:

@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _common import ROOT, Figure, Watch, minilm, quartiles, ratio, show, texts, times
+from _common import Figure, Watch, minilm, quartiles, ratio, show, texts, times
+from _peers import ENVIRONMENT, PEERS, QUANTIZERS, environment
 
 TIMES, GIGABYTE = 1.3, 1e9
 LINES = 256  # every other one calibrates, the rest judges
 SAMPLE_S = 0.2  # how often the memory of all processes is added up; more often would slow them down
-# Optimum's ONNX part allows no newer transformers.
-PEER = ("optimum-onnx[onnxruntime]==0.1.0", "optimum==2.1.0", "transformers==4.57.6", "onnx==1.23.2",
-        "onnxruntime==1.32.0", "torch==2.13.0")  # fmt: skip
 QUANTIZE = (
     "import sys; from onnxruntime.quantization import quantize_dynamic, QuantType; "
     "quantize_dynamic(sys.argv[1], sys.argv[2], per_channel=True, weight_type=QuantType.QInt8)"
 )
-# Nobody asks a hub about a folder on this disk.
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +53,10 @@ class Cost:
 def main() -> None:
     """Run both in turn, print."""
     parser = argparse.ArgumentParser(description="Seconds and memory of a whole compression, beside the usual tools.")
-    parser.add_argument("--peers", type=Path, default=ROOT / "out" / "peers", help="where the peer lives (out/peers)")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="where the peer lives (out/peers)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn (3)")
     options, watch = parser.parse_args(), Watch()
-    python, trouble = peer(options.peers / "optimum")
+    python, trouble = environment("optimum", QUANTIZERS["optimum"].requirements, options.peers)
     ours: list[Cost] = []
     theirs: list[Cost] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -116,20 +112,6 @@ def optimum(python: Path, folder: Path) -> Cost:
     export = run([python.with_name("optimum-cli"), "export", "onnx", "--model", minilm(), "--task",
                   "feature-extraction", out])  # fmt: skip
     return export + run([python, "-c", QUANTIZE, out / "model.onnx", out / "int8.onnx"])
-
-
-def peer(folder: Path) -> tuple[Path | None, str]:
-    """The peer's Python, its environment made if need be; None and the reason where that fails."""
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"installing the peer into {folder}; this takes a few minutes", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEER]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return None, done.stderr.strip().splitlines()[-1]
-        (folder / "complete").touch()
-    return python, ""
 
 
 def run(command: Sequence[str | Path]) -> Cost:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -113,6 +113,48 @@ def compress(
     return FITS if report.fits else MISSED
 
 
+@example(
+    "edgepress explain samples/digits/task.py --option int8 --option rank=0.5\n"
+    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why"
+)
+@cli.command()
+@click.argument("model")
+@_data
+@click.option("--option", "options", multiple=True, default=("int8", "int4"), show_default="int8, int4", metavar="NAME",
+              help="int8, static, int4, packed, rank=SHARE or cut=SHARE; may be repeated.")  # fmt: skip
+@click.option("--layers", multiple=True, default=("*",), metavar="PATTERN", help="Only these; may be repeated.")
+@click.option("--scored", default=3, show_default=True, type=click.IntRange(0), metavar="N",
+              help="Score the N worst from exported files.")  # fmt: skip
+@_on
+@click.option("--out", type=click.Path(path_type=Path), help="Write explain.json, .md, .svg and .png there.")
+@_json
+def explain(
+    model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...], scored: int, on: str,
+    out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Say which layer of MODEL costs how much accuracy.
+
+    Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
+    """
+    from ..devices.device import find_device
+
+    device = find_device(on)
+    with progress(quiet=as_json) as tell, _compressing():
+        tell("reading the model")
+        from . import explained
+        from .explain import explain as run
+        from .source import read_source
+
+        if out is not None:
+            explained.refuse_unwritable(out)
+        task = read_source(model, data)
+        found = run(task.model, replace(task.data, tell=tell), options, device, layers=layers, scored=scored)
+        if out is not None:
+            explained.save(found, out)
+    click.echo(explained.to_json(found), nl=False) if as_json else explained.render(found)
+    return FITS
+
+
 @example("edgepress export samples/digits/task.py --to onnx --out out/digits")
 @cli.command()
 @click.argument("model")
@@ -193,8 +235,6 @@ def report(
     ARTIFACTS are folders that edgepress wrote, or bare .onnx or .tflite files. The first is the baseline that the
     others are compared with; the budget is for the last.
     """
-    from dataclasses import replace
-
     from ..devices.budget import misses, parse_budget
     from ..devices.device import find_device
     from ..devices.measure import measure

@@ -63,9 +63,12 @@ class Distill:
     def __call__(self, model: Model, data: Data) -> Model:
         """Needs training data. What is 0 in a weight stays 0; the teacher is not changed.
 
+        Returns a model that is as it came unchanged: it has nothing to learn from itself, unless labels weigh.
         Raises DataError without data, or labels where they weigh; ModelError for a student whose outputs do not fit
         the teacher's; UsageError where states shall be compared that one of the two has not.
         """
+        if self.student == "model" and model.module is model.teacher.module and not self.labels:
+            return model
         student = with_layers(_student(self.student, model, data), {})
         teach(self, model, student, data, who="distill", after_step=keep_zeros(student))
         note = f"{_count(student):,} weights learned from {_count(model.teacher.module):,}"

@@ -13,6 +13,7 @@ _USES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run a text model on text": ("text", ("tokenizers",)),
     "compress and export": ("compress", ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")),
     "export to TFLite": ("tflite", ("torch", "litert_torch", "ai_edge_litert")),
+    "draw what explain found": ("plot", ("matplotlib",)),
     "the digits sample": ("samples", ("torch", "sklearn")),
 }
 

@@ -1,7 +1,7 @@
 """Find layers by kind and name, and put others in their place."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -33,15 +33,22 @@ def find_layers(
     for name, layer in module.named_modules(remove_duplicate=False):
         if type(layer) in types:
             names.setdefault(layer, []).append(name)
-    for pattern in (*(p for p in include if p != "*"), *exclude):
-        if names and not any(_fits(known, [pattern]) for known in names.values()):
-            some = ", ".join([known[0] for known in names.values()][:3])
-            raise UsageError(f"the pattern {pattern!r} fits no {' or '.join(kinds)} layer; names look like {some}")
-    return {known[0]: layer for layer, known in names.items() if _fits(known, include) and not _fits(known, exclude)}
+    every = [name for known in names.values() for name in known]
+    refuse_unfitting(every, (*include, *exclude), " or ".join(kinds))
+    return {known[0]: layer for layer, known in names.items() if fits(known, include) and not fits(known, exclude)}
 
 
-def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+def fits(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """True where a shell pattern fits one of the names that a layer has."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def refuse_unfitting(names: Collection[str], patterns: Iterable[str], what: str) -> None:
+    """Raises UsageError for a pattern that fits none of the names, where there are any; "*" is no name to misspell."""
+    for pattern in patterns:
+        if pattern != "*" and names and not fits(names, [pattern]):
+            some = ", ".join(list(names)[:3])
+            raise UsageError(f"the pattern {pattern!r} fits no {what} layer; names look like {some}")
 
 
 def with_layers(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:

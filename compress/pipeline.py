@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..devices.budget import Budget, judge, misses
+from ..devices.budget import Budget, Verdict, judge, misses
 from ..devices.device import Device
 from ..devices.measure import Row, measure
 from ..devices.report import Report, refuse_foreign, save
@@ -23,7 +23,7 @@ from ..runtime.files import refuse_existing, replace_folder
 from . import ranks
 from .data import Data
 from .ranks import from_first
-from .recipe import Pass, Recipe
+from .recipe import TRAINS, Pass, Recipe
 
 Tell = Callable[[str], None]
 
@@ -88,7 +88,8 @@ def compress(
     """Export the model as it came and after each pass, measure them on `on` in turn, keep what pays, compare.
 
     Leaves `out/NAME-fp32`, `out/NAME-RECIPE` where a pass paid, `out/report.json` and `out/report.md`. A pass that
-    makes nothing smaller or faster, or that costs more than `budget` allows, is undone and told in the report.
+    makes nothing smaller or faster, or that costs more than `budget` allows, is undone and told in the report. One that
+    loses too much, and nothing else, is judged again with the passes after it, as long as one of those trains.
     Raises UsageError where an artifact exists and `force` is not set.
 
     >>> compress(task.model, find_recipe("int8"), task.data, to="onnx", on=find_device("host"),
@@ -100,23 +101,27 @@ def compress(
     first, result = from_first(lambda: places(model, recipe, out, force=force))
     run = _Run(model, recipe, data, to, on, budget, out, tell)
     baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
-    stages, kept = [baseline], baseline
+    stages, kept, latest = [baseline], baseline, baseline
+    hurt: dict[int, Verdict] = {}  # by row: the passes between `kept` and `latest`, which lost too much so far
     run.rows += run.measure(baseline.artifact, runs=1)  # does the device answer? latencies are taken with each pass
-    for name, step in recipe.targeting(on, to).passes:
-        candidate = _apply(run, kept, name, step, len(stages))
+    passes = recipe.targeting(on, to).passes
+    for index, (name, step) in enumerate(passes):
+        if not any(later in TRAINS for later, _ in passes[index:]):
+            latest, hurt = kept, {}
+        candidate = _apply(run, latest, name, step, len(stages))
         if candidate is None:
             run.idle.append(name)
             continue
-        before = [baseline.artifact, *([kept.artifact] if kept is not baseline else [])]
-        *measured, row = run.measure(*before, candidate.artifact)
-        verdict = judge(row, measured[-1], measured[0], budget)
-        tell(f"{name}: {verdict.why}")
-        fresh = {again.path: again for again in measured}
-        run.rows = [replace(fresh.get(old.path, old), kept=old.kept, why=old.why) for old in run.rows]
-        run.rows.append(replace(row, kept=verdict.kept, why=verdict.why))
-        from_first(lambda: save(run.report(), out))  # what was measured stays, whatever happens to the next pass
         stages.append(candidate)
-        kept = candidate if verdict.kept else kept
+        verdict = _judge(run, baseline, kept, candidate)
+        tell(f"{name}: {verdict.why}")
+        if verdict.kept:
+            for row, lost in hurt.items():
+                run.rows[row] = replace(run.rows[row], kept=True, why=lost.healed(name))
+            kept, latest, hurt = candidate, candidate, {}
+        elif verdict.healable:
+            latest, hurt = candidate, {**hurt, len(run.rows) - 1: verdict}
+        from_first(lambda: save(run.report(), out))  # what was measured stays, whatever happens to the next pass
     # a report compares within one run, and the baseline alone was run once
     if len(stages) == 1 or len({row.timing.run for row in run.rows if row.timing is not None}) > 1:
         final = run.measure(*(stage.artifact for stage in stages))
@@ -178,6 +183,17 @@ def _apply(run: _Run, before: _Stage, name: str, step: Pass, index: int) -> _Sta
         idle.touch()
         return None
     return _stage(run, key, make, label)
+
+
+def _judge(run: _Run, baseline: _Stage, kept: _Stage, candidate: _Stage) -> Verdict:
+    """Measure a candidate in turn with what is kept and the baseline, add its row, and say whether it pays."""
+    before = [baseline.artifact, *([kept.artifact] if kept is not baseline else [])]
+    *measured, row = run.measure(*before, candidate.artifact)
+    verdict = judge(row, measured[-1], measured[0], run.budget)
+    fresh = {again.path: again for again in measured}
+    run.rows = [replace(fresh.get(old.path, old), kept=old.kept, why=old.why) for old in run.rows]
+    run.rows.append(replace(row, kept=verdict.kept, why=verdict.why))
+    return verdict
 
 
 def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:

@@ -2,10 +2,10 @@
 
     W ← W ∘ [|W| > τ],     τ such that a share s of the weights goes, of all layers or of each; or given
     N:M: of m weights in a row along the inputs, the n largest stay (Mishra et al. 2021)
-    gradual:  s_t = s_f + (s_i − s_f)·(1 − t/T)³                      (Zhu & Gupta 2017)
 
-Han et al., NIPS 2015. Zeros make no engine faster: the file takes as many bytes and as much time. They make it smaller
-where it is compressed, for a download. What becomes smaller and faster is cut in structured.py.
+Han et al., NIPS 2015; here at once, little by little in gradual.py. Zeros make no engine faster: the file takes as many
+bytes and as much time. They make it smaller where it is compressed, for a download. What becomes smaller and faster is
+cut in structured.py.
 """
 
 import copy
@@ -74,9 +74,14 @@ class MagnitudePrune:
         zeros = sum(int((weight == 0).sum()) for weight in weights.values())
         if zeros == before:
             return model
+        return model.then(module, Step(WHO, asdict(self), self.note(module)))
+
+    def note(self, module: nn.Module) -> str:
+        """What became 0, in words."""
+        weights = self.weights(module)
+        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
         share = 100 * zeros / sum(weight.numel() for weight in weights.values())
-        note = f"{share:.1f} % of the weights of {len(weights)} layers are 0; they save bytes of a download, no time"
-        return model.then(module, Step(WHO, asdict(self), note))
+        return f"{share:.1f} % of the weights of {len(weights)} layers are 0; they save bytes of a download, no time"
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
         """The weights that may become 0, by the names of their layers, to be written into."""
@@ -96,44 +101,6 @@ class MagnitudePrune:
                 zero_smallest([weight], share)
         else:
             zero_smallest([*weights.values()], share)
-
-
-@dataclass(frozen=True)
-class Gradual:
-    """Prune while training: after each step the smallest weights become 0, as many as the cubic schedule says.
-
-    The schedule starts at `initial` and reaches the pass's sparsity after the share `until` of all steps; the others
-    are left to recover. What is 0 is the smallest, so it hardly comes back. It looks at the weights alone, so a run
-    that was killed goes on as if it had not been. Raises UsageError for what has no sparsity to work up to.
-
-    >>> train(module, loss, data, training, who="…", after_step=Gradual(MagnitudePrune(sparsity=0.9)).after_step)
-    """
-
-    prune: MagnitudePrune
-    initial: float = 0.0
-    until: float = 0.75
-
-    def __post_init__(self) -> None:
-        if self.prune.threshold is not None or self.prune.n is not None:
-            raise UsageError(f"{WHO}: gradual pruning works up to a sparsity; name no threshold and no n:m")
-        if not 0 <= self.initial <= self.prune.share:
-            raise UsageError(f"{WHO}: initial = {self.initial}; expected a share from 0 to {self.prune.share}")
-        if not 0 < self.until <= 1:
-            raise UsageError(f"{WHO}: until = {self.until}; expected a share of the steps, as 0.75")
-
-    def after_step(self, module: nn.Module, step: int, steps: int) -> None:
-        """Zero weights of `module` in place after `step` of `steps` steps."""
-        ramp = max(round(self.until * steps), 1)
-        self.prune.zero(self.prune.weights(module), cubic(min(step, ramp), ramp, self.prune.share, self.initial))
-
-
-def cubic(step: int, steps: int, final: float, initial: float = 0.0) -> float:
-    """The sparsity after `step` of `steps` steps: `s_f + (s_i − s_f)·(1 − t/T)³`, fast at first (Zhu & Gupta 2017).
-
-    >>> cubic(50, 100, 0.8)
-    0.7
-    """
-    return final + (initial - final) * (1 - step / steps) ** 3
 
 
 def zero_smallest(weights: list[Tensor], share: float) -> None:

@@ -22,6 +22,7 @@ from .data import Data
 from .distill import Distill, teach
 from .fake import FakeBlockEmbedding, FakeBlockLinear, settle
 from .masks import keep_zeros
+from .mixed import Mixed
 from .packed import PackedInt8
 from .quantize import DynamicInt8, WeightOnly
 from .static import StaticInt8
@@ -35,11 +36,11 @@ _INTEGERS = (DynamicLinear, PackedLinear, BlockLinear)
 
 @dataclass(frozen=True)
 class Qat:
-    """Train for what `static`, `dynamic`, `packed` or `weight_only` will round, and leave the integers.
+    """Train for what `static`, `dynamic`, `packed`, `weight_only` or `mixed` will round, and leave the integers.
 
-    Each of the four holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `packed_int8`,
-    `weight_only`). `static` stands alone; of the others, what one leaves is the next one's. `distill`
-    says how the network learns: its loss and its training, as in the pass of that name. Static ranges stay as they were
+    Each of the five holds the settings of the pass of that name (`static_int8`, `dynamic_int8`, `packed_int8`,
+    `weight_only`, `mixed`). `static` stands alone; of the others, what one leaves is the next one's. `distill` says
+    how the network learns: its loss and its training, as in the pass of that name. Static ranges stay as they were
     calibrated, batch normalizations are folded before the training, weights of 0 stay 0.
 
     >>> Qat(dynamic=DynamicInt8(), weight_only=WeightOnly(layers=("embedding",)))(model, data)
@@ -49,11 +50,14 @@ class Qat:
     dynamic: DynamicInt8 | None = None
     packed: PackedInt8 | None = None
     weight_only: WeightOnly | None = None
+    mixed: Mixed | None = None
     distill: Distill = field(default_factory=lambda: Distill(training=Training(epochs=5, rate=1e-4)))
 
     def __post_init__(self) -> None:
         if not self._passes:
-            raise UsageError("qat: trains for a quantization and has none; add static, dynamic, packed or weight_only")
+            raise UsageError(
+                "qat: trains for a quantization and has none; add static, dynamic, packed, weight_only or mixed"
+            )
         if self.static is not None and len(self._passes) > 1:
             raise UsageError("qat: static goes with no other quantization; leave the others out")
         if self.distill.student != "model":
@@ -62,8 +66,9 @@ class Qat:
             )
 
     @property
-    def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | PackedInt8 | WeightOnly]:
-        return [step for step in (self.static, self.dynamic, self.packed, self.weight_only) if step is not None]
+    def _passes(self) -> Sequence[StaticInt8 | DynamicInt8 | PackedInt8 | WeightOnly | Mixed]:
+        steps = (self.static, self.dynamic, self.packed, self.weight_only, self.mixed)
+        return [step for step in steps if step is not None]
 
     def __call__(self, model: Model, data: Data) -> Model:
         """Returns the model unchanged where there is nothing to quantize.

@@ -28,11 +28,16 @@ PASSES: dict[str, tuple[str, str]] = {
     "qat": ("qat", "Qat"),
     "distill": ("distill", "Distill"),
     "finetune": ("distill", "FineTune"),
+    "mixed": ("mixed", "Mixed"),
     "lowrank": ("lowrank", "LowRank"),
     "cluster": ("cluster", "Cluster"),
     "magnitude": ("prune", "MagnitudePrune"),
+    "gradual": ("gradual", "GradualPrune"),
     "structured": ("structured", "StructuredPrune"),
 }
+
+# The passes that train: what one before them lost, they may bring back, so the two are judged together.
+TRAINS = ("distill", "finetune", "gradual", "qat")
 
 # Settings of a pass that are the device's to fill in where they are None.
 _DEVICES_OWN = ("activation", "reduce_range")

@@ -19,8 +19,9 @@ from ..export.model import Model
 from ..runtime.artifact import Step
 from ..runtime.errors import UnknownName, UsageError
 from .calibration import calibrate
-from .capture import CONVOLUTIONS, aten, capture, constant, parameter
+from .capture import CONVOLUTIONS, aten, capture, constant, module_of, parameter
 from .data import Batch, Data
+from .layers import fits, refuse_unfitting
 from .observers import OBSERVERS, Observer
 from .rounding import counts, insert, settle
 
@@ -51,13 +52,15 @@ class StaticInt8:
     at: uint8 on x86, int8 on ARM. `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI, whose 16-bit sums
     saturate. None leaves either to the device; without one, it is uint8 and 8 bits. A convolution (not a depthwise one)
     that adds up fewer than `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels
-    are slower there.
+    are slower there. `include` and `exclude` are shell patterns over the names of the modules that hold them.
     """
 
     calibration: str = "minmax"
     activation: Activation | None = None
     reduce_range: bool | None = None
     min_products: int = 16
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.calibration not in OBSERVERS:
@@ -81,7 +84,7 @@ class StaticInt8:
         Batch normalization is folded; the weights are parameters of the graph, which may be those of the model.
         """
         graph = capture(model)
-        products = _products(graph, self.min_products)
+        products = _products(graph, self)
         owners = _owners(graph.graph, products)
         if not owners:
             return None
@@ -101,14 +104,20 @@ class StaticInt8:
         return f"{products} layers at int8, per channel; {values} activations at {self.activation or 'uint8'}"
 
 
-def _products(graph: fx.GraphModule, fewest: int) -> list[fx.Node]:
+def _products(graph: fx.GraphModule, settings: StaticInt8) -> list[fx.Node]:
     """The convolutions and linear layers to quantize, in their order; weight[0] holds the products of one output."""
-    found = []
-    for node in graph.graph.nodes:
-        weight = constant(graph, node.args[1]) if node.target in _PRODUCTS else None
-        if weight is not None and (weight[0].numel() >= fewest or _is_depthwise(node, weight)):
-            found.append(node)
-    return found
+    weights = {node: constant(graph, node.args[1]) for node in graph.graph.nodes if node.target in _PRODUCTS}
+    found = {node: weight for node, weight in weights.items() if weight is not None}
+    names = {node: [module_of(node)] for node in found}
+    patterns = (*settings.include, *settings.exclude)
+    refuse_unfitting([name for (name,) in names.values()], patterns, "convolution or linear")
+    return [
+        node
+        for node, weight in found.items()
+        if (weight[0].numel() >= settings.min_products or _is_depthwise(node, weight))
+        and fits(names[node], settings.include)
+        and not fits(names[node], settings.exclude)
+    ]
 
 
 def _is_depthwise(product: fx.Node, weight: Tensor) -> bool:

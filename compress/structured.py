@@ -6,9 +6,11 @@ Smaller tensors of the same kind, so every format and every engine gains size an
 Michel et al. 2019 (heads), Kwon et al. 2022 (neurons, and refitting without training), Sajjad et al. 2020 (layers).
 """
 
+import glob
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +34,13 @@ from .groups import (
 )
 from .importance import IMPORTANCES, Importance, importance, influence, squares
 from .refit import refit
+from .shares import shares
 from .transformer import heads, neurons, refuse_unknown, stack, with_depth, with_units
 
 WHO = "structured"
+
+Sensitivity = Literal["none", "weights", "macs"]
+SENSITIVITIES: tuple[str, ...] = get_args(Sensitivity)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class StructuredPrune:
 
     `channels` of convolutions, `heads` of attention, `neurons` of feed-forward layers, and whole `layers` of a
     transformer; `layers_kept` names the layers to keep instead (0 is the first). `ratios` sets the share of single
-    groups, whatever their kind: "pattern=ratio" over the names that the plan shows, the first that fits.
+    groups, whatever their kind: "pattern=ratio" over the names that the plan shows, the first that fits. `sensitivity`
+    moves the shares of the others: as many weights (or macs, multiplications) go as without, from where it costs least.
     `importance` (magnitude, taylor, activation) chooses the units; layers go by how little they change what passes
     through them. `refit` fits the layers that lost inputs to what they gave in the whole model by least squares, on the
     calibration data and, where that is short of `refit_samples`, on inputs of the training data. Channels and neurons
@@ -59,6 +66,7 @@ class StructuredPrune:
     layers: float = 0.0
     layers_kept: tuple[int, ...] = ()
     ratios: tuple[str, ...] = ()
+    sensitivity: Sensitivity = "none"
     importance: Importance = "activation"
     refit: bool = True
     refit_samples: int = 512
@@ -68,6 +76,9 @@ class StructuredPrune:
         for kind in ("channels", "heads", "neurons", "layers"):
             refuse_ratio(WHO, kind, getattr(self, kind))
         read_ratios(WHO, self.ratios)
+        if self.sensitivity not in SENSITIVITIES:
+            seen = f"sensitivity = {self.sensitivity!r}"
+            raise UsageError(f"{WHO}: {seen}; expected one of {', '.join(SENSITIVITIES)}")
         if self.importance not in IMPORTANCES:
             raise UsageError(f"{WHO}: importance = {self.importance!r}; expected one of {', '.join(IMPORTANCES)}")
         if self.refit_samples < 1:
@@ -122,6 +133,8 @@ class StructuredPrune:
             refuse_unknown(model.module, "set heads = 0 and neurons = 0")
         refuse_unmatched(WHO, ratios, [group.name for group in found])
         wanted = {group.name: self._count(group, ratios) for group in found}
+        if self.sensitivity != "none":
+            wanted |= self._by_sensitivity(model, data, found, wanted, ratios)
         open_ = [group for group in found if wanted[group.name] < group.size]
         scores = importance(model, open_, data.calibration, self.importance) if open_ else ()
         kept = {g.name: _best(s, wanted[g.name]) for g, s in zip(open_, scores, strict=True)}
@@ -137,6 +150,23 @@ class StructuredPrune:
             )
         multiple = 1 if group.kind == "heads" else self.round_to
         return group.size if group.why else count_kept(group.size, ratio, multiple)
+
+    def _by_sensitivity(
+        self, model: Model, data: Data, found: Sequence[Group], wanted: Mapping[str, int], ratios: Mapping[str, float]
+    ) -> dict[str, int]:
+        """How many units stay in the groups that are cut at the uniform ratio of their kind."""
+
+        def cut(kept: Mapping[str, int]) -> nn.Module:
+            exact = tuple(f"{glob.escape(name)}={1 - count / sizes[name]}" for name, count in kept.items())
+            alone = replace(self, channels=0.0, heads=0.0, neurons=0.0, layers=0.0, layers_kept=(), ratios=exact)
+            return replace(alone, sensitivity="none")(model, replace(data, tell=lambda text: None)).module
+
+        def count(group: Group, ratio: float) -> int:
+            return count_kept(group.size, ratio, 1 if group.kind == "heads" else self.round_to)
+
+        free = [g for g in found if wanted[g.name] < g.size and ratio_of(g.name, ratios, -1) < 0]
+        sizes, uniform = {g.name: g.size for g in free}, {g.name: wanted[g.name] for g in free}
+        return shares(model, data, free, uniform, count=count, cut=cut, macs=self.sensitivity == "macs")
 
     def _plan_layers(self, model: Model, data: Data) -> tuple[Group, ...]:
         """The layers that stay: no group where none shall go."""

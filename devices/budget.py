@@ -14,6 +14,8 @@ from .words import show_bytes, show_ms, show_points, show_times
 SAME_SIZE = 0.01
 SAME_SPEED = 0.02
 SAME_MEMORY = 0.10
+# A score: half a sample of a thousand.
+SAME_SCORE = 0.0005
 # How far the first score may fall from the baseline where the budget does not say: one point of a hundred.
 DEFAULT_DROP = 0.01
 
@@ -44,10 +46,24 @@ class Budget:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a step is kept, and one sentence with its figures."""
+    """Whether a step is kept, its figures in one sentence, and what is against it.
+
+    `healable`: that is its score alone, which a training may bring back.
+    """
 
     kept: bool
-    why: str
+    figures: str
+    against: str = ""
+    healable: bool = False
+
+    @property
+    def why(self) -> str:
+        """The figures, and why they were not enough."""
+        return self.figures if self.kept else f"{self.figures}; undone: {self.against}"
+
+    def healed(self, by: str) -> str:
+        """The same, where the pass `by` brought back what was lost."""
+        return f"{self.figures}; brought back by {by}: {self.against}"
 
 
 @dataclass(frozen=True)
@@ -97,15 +113,15 @@ def misses(row: Row, baseline: Row, budget: Budget) -> tuple[str, ...]:
 def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Verdict:
     """Whether the step from `predecessor` to `candidate` pays.
 
-    It pays where it makes size, latency, peak memory or the compressed download better beyond noise, makes neither size
-    nor latency worse beyond noise (unless the budget names that limit and the candidate meets it), and its first score
-    does not fall further below the baseline's than the budget's drop (1 % where it names none). Beyond noise is 1 % of
-    the bytes, 10 % of the peak memory, and for latency the nearer quartile of the round ratios 2 % off. A step that
-    only the download gains by must make nothing worse, and its verdict says that it is no faster. The two must be timed
-    in the same run.
+    It pays where it makes size, latency, peak memory, the first score or the compressed download better beyond noise,
+    makes neither size nor latency worse beyond noise (unless the budget names that limit and the candidate meets it),
+    and its first score does not fall further below the baseline's than the budget's drop (1 % where it names none).
+    Beyond noise is 1 % of the bytes, 10 % of the peak memory, 0.05 points of the score, and for latency the nearer
+    quartile of the round ratios 2 % off. A step that only the download gains by must make nothing worse, and its
+    verdict says that it is no faster. The two must be timed in the same run.
 
-    >>> judge(int8, fp32, fp32, parse_budget("drop<1%"))
-    Verdict(kept=True, why='0.31x the bytes, 1.83x as fast, 0.95x the peak memory; top1 -0.19 points')
+    >>> judge(int8, fp32, fp32, parse_budget("drop<1%")).why
+    '0.31x the bytes, 1.83x as fast, 0.95x the peak memory; top1 -0.19 points'
     """
     changes = [_size_change(candidate, predecessor), *_latency_change(candidate, predecessor)]
     changes += _memory_change(candidate, predecessor) + _download_change(candidate, predecessor)
@@ -115,15 +131,18 @@ def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Ve
     against = [c.name for c in changes if c.worse and c.name in asked and c.name not in excused]
     reasons = [f"worse {' and '.join(against)}"] if against else []
     better = [change.name for change in changes if change.better]
+    better += ["score"] if _rises(candidate, predecessor) else []
     if not better:
         reasons.append("nothing is better beyond noise")
     elif better == ["download"] and not against and any(change.worse for change in changes):
         reasons.append("only the download is better")
-    reasons += _score_reasons(candidate, baseline, budget)
+    lost = _score_reasons(candidate, baseline, budget)
+    healable = bool(lost) and not reasons
+    reasons += lost
     figures = ", ".join(change.words for change in changes) + f"; {_score_words(candidate, baseline)}"
     if better == ["download"] and not reasons:
         figures += f"; smaller as a download only, {_unchanged(candidate)}"
-    return Verdict(not reasons, f"{figures}; undone: {', '.join(reasons)}" if reasons else figures)
+    return Verdict(not reasons, figures, ", ".join(reasons), healable)
 
 
 def _limit(part: str) -> tuple[str, Decimal]:
@@ -227,6 +246,11 @@ def _fall(row: Row, baseline: Row) -> tuple[str, float] | None:
     if name not in row.score:
         raise UsageError(f"{row.name} has no score {name!r}, {baseline.name} has; judge both with the same score")
     return name, baseline.score[name] - row.score[name]
+
+
+def _rises(row: Row, before: Row) -> bool:
+    fell = _fall(row, before)
+    return fell is not None and fell[1] < -SAME_SCORE
 
 
 def _score_words(row: Row, baseline: Row) -> str:

@@ -258,3 +258,24 @@ def test_different_scores_are_not_compared(make_row):
     base, step = make_row("a", 1000, score={"top1": 0.9}), make_row("b", 500, score={"cosine": 0.9})
     with pytest.raises(UsageError, match="b has no score 'top1', a has"):
         judge(step, base, base, Budget())
+
+
+def test_a_training_that_raises_the_score_alone_pays(make_row):
+    base = make_row("fp32", 1_000_000, score={"top1": 0.9926})
+    cut, taught = make_row("cut", 300_000, score={"top1": 0.985}), make_row("taught", 300_000, score={"top1": 0.991})
+    assert judge(taught, cut, base, Budget()).kept
+    hardly = make_row("hardly", 300_000, score={"top1": 0.9854})
+    assert judge(hardly, cut, base, Budget()).why.endswith("undone: nothing is better beyond noise")
+
+
+def test_only_a_step_that_fails_by_its_score_alone_can_be_healed(make_row):
+    base = make_row("fp32", 1_000_000, ms=2.0, score={"top1": 0.99})
+    cut = judge(make_row("cut", 300_000, ms=1.0, score={"top1": 0.95}), base, base, Budget())
+    assert not cut.kept
+    assert cut.healable
+    assert cut.healed("distill").endswith(
+        "top1 -4.00 points; brought back by distill: drop of top1 4.00 points, budget < 1 % (the default)"
+    )
+    assert not judge(make_row("slow", 300_000, ms=3.0, score={"top1": 0.95}), base, base, Budget()).healable
+    assert not judge(make_row("same", 1_000_000, ms=2.0, score={"top1": 0.95}), base, base, Budget()).healable
+    assert not judge(make_row("good", 300_000, ms=1.0, score={"top1": 0.99}), base, base, Budget()).healable

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, parameter, tidy
+from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, module_of, parameter, tidy
 from edgepress.runtime.errors import UnsupportedError
 
 from .quantize_check import chain, largest_difference, model_of, random, run, seeded
@@ -189,6 +189,14 @@ def test_the_captured_graph_shares_no_change_with_its_module() -> None:
     graph.folded_weight.zero_()
     assert list(module.state_dict()) == names
     assert largest_difference(run(model_of(module, x=image), x=image), expected) == 0
+
+
+def test_a_node_tells_the_module_that_it_was_traced_in() -> None:
+    net = chain(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    graph = capture(model_of(net, x=random(2, 1, 4, 4))).graph
+    found = {module_of(node) for node in graph.nodes if node.op == "call_function"}
+    assert {"layer.0", "layer.3"} <= found
+    assert module_of(next(iter(graph.nodes))) == ""
 
 
 def test_constants_get_free_names_and_unused_ones_go() -> None:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from edgepress.compress.data import Data, batches
 from edgepress.compress.distill import Distill, FineTune
+from edgepress.compress.layers import with_layers
 from edgepress.compress.train import Training
 from edgepress.export.model import Model
+from edgepress.runtime.artifact import Step
 from edgepress.runtime.errors import DataError, ModelError, UsageError
 
 
@@ -163,6 +165,10 @@ def test_a_student_whose_outputs_do_not_fit_is_refused(teacher, scans):
         Distill(student="own")(teacher, data)
 
 
+def test_a_model_that_is_as_it_came_has_nothing_to_learn_from_itself(teacher, scans):
+    assert Distill()(teacher, Data(training=training(scans))) is teacher
+
+
 def test_a_missing_student_labels_or_data_are_one_line(teacher, scans):
     with pytest.raises(UsageError, match="the task brings none"):
         Distill(student="own")(teacher, Data(training=training(scans)))
@@ -170,5 +176,6 @@ def test_a_missing_student_labels_or_data_are_one_line(teacher, scans):
         Distill(labels=1.0)(teacher, Data(training=training(scans)))
     with pytest.raises(DataError, match="finetune needs the training batches' 'label'"):
         FineTune()(teacher, Data(training=training(scans)))
+    changed = teacher.then(with_layers(teacher.module, {}), Step("cut", {}))
     with pytest.raises(DataError, match="distill needs training data"):
-        Distill()(teacher, Data())
+        Distill()(changed, Data())

@@ -60,6 +60,7 @@ def test_where_nothing_is_installed_each_use_has_the_line_that_installs_it(bare)
         "run a text model on text": "pip install 'edgepress[text]'",
         "compress and export": "pip install 'edgepress[compress]'",
         "export to TFLite": "pip install 'edgepress[tflite]'",
+        "draw what explain found": "pip install 'edgepress[plot]'",
         "the digits sample": "pip install 'edgepress[samples]'",
     }
     for state in bare["uses"].values():

@@ -31,6 +31,7 @@ HEAVY = {
     "ai_edge_litert",
     "jax",
     "litert_torch",
+    "matplotlib",
     "onnx",
     "onnx_ir",
     "onnxruntime",

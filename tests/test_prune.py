@@ -1,4 +1,4 @@
-"""Magnitude pruning zeroes exactly the smallest weights, once or little by little."""
+"""Magnitude pruning zeroes exactly the smallest weights."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from edgepress.compress.data import Data
-from edgepress.compress.prune import Gradual, MagnitudePrune, cubic, zero_but, zero_smallest
+from edgepress.compress.prune import MagnitudePrune, zero_but, zero_smallest
 from edgepress.export.model import Model
 from edgepress.runtime.errors import UsageError
 
@@ -107,33 +107,6 @@ def test_pruning_again_to_the_same_sparsity_changes_nothing(model: Model):
     assert MagnitudePrune(sparsity=0.5)(once, Data()) is once
 
 
-@given(final=st.floats(0, 1), initial=st.floats(0, 1), steps=st.integers(1, 500))
-def test_the_cubic_schedule_starts_and_ends_where_it_shall(final, initial, steps):
-    assert cubic(0, steps, final, initial) == pytest.approx(initial)
-    assert cubic(steps, steps, final, initial) == final
-    path = [cubic(step, steps, final, initial) for step in range(steps + 1)]
-    gains = [(b - a) * (1 if final >= initial else -1) for a, b in itertools.pairwise(path)]
-    assert all(gain >= -1e-9 for gain in gains)
-    assert all(later <= gain + 1e-9 for gain, later in itertools.pairwise(gains))
-
-
-def test_half_way_seven_eighths_of_the_zeros_are_there():
-    assert cubic(50, 100, 0.8) == pytest.approx(0.7)
-    assert cubic(50, 100, 0.8, 0.4) == pytest.approx(0.75)
-
-
-def test_gradual_pruning_follows_the_schedule_and_is_done_before_the_end(model: Model):
-    module, hook = model.module, Gradual(MagnitudePrune(sparsity=0.8), until=0.5)
-    total = sum(weight.numel() for weight in weights(model))
-    for step in range(1, 21):
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter += 0.001  # what an optimizer does to zeros
-        hook.after_step(module, step, 20)
-        assert zeros(weights(model)) == round(cubic(min(step, 10), 10, 0.8) * total)
-    assert zeros(weights(model)) == round(0.8 * total)
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -151,14 +124,3 @@ def test_gradual_pruning_follows_the_schedule_and_is_done_before_the_end(model: 
 def test_settings_that_cannot_be_right_are_refused(settings, words: str):
     with pytest.raises(UsageError, match=words):
         MagnitudePrune(**settings)
-
-
-def test_schedules_that_cannot_be_right_are_refused():
-    for wrong in (
-        lambda: Gradual(MagnitudePrune(threshold=0.1)),
-        lambda: Gradual(MagnitudePrune(n=2, m=4)),
-        lambda: Gradual(MagnitudePrune(sparsity=0.5), initial=0.6),
-        lambda: Gradual(MagnitudePrune(), until=0.0),
-    ):
-        with pytest.raises(UsageError, match=r"expected|name no threshold"):
-            wrong()

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from edgepress.compress.data import Data
 from edgepress.compress.distill import Distill
 from edgepress.compress.losses import soft_cross_entropy
+from edgepress.compress.mixed import Mixed
+from edgepress.compress.packed import PackedInt8
 from edgepress.compress.qat import Qat
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.compress.static import StaticInt8
@@ -142,6 +144,22 @@ def test_the_same_seed_gives_the_same_integers_and_the_model_stays_as_it_was(ste
     assert [s.name for s in first.history] == ["qat"]
 
 
+def test_layers_are_trained_at_the_precision_that_mixed_finds_for_each(model: Model, data: Data, tmp_path: Path):
+    mixed = Mixed(bits=8.0, packed=PackedInt8(block=8), dynamic=DynamicInt8(reduce_range=HOST_RANGE))
+    result = Qat(weight_only=TABLE, mixed=mixed, distill=learning(10))(model, data)
+    kinds = [type(part).__name__ for part in result.module.modules()]
+    assert kinds.count("BlockEmbedding") == 1
+    assert min(kinds.count("DynamicLinear"), kinds.count("PackedLinear")) >= 1
+    assert "layers: " in result.history[-1].note
+    untrained = mixed(TABLE(model, data), data)
+    ids = np.random.default_rng(1).integers(0, 50, (200, 7))
+    expected = torch.from_numpy(outputs(model, ids))
+    loss = [float(soft_cross_entropy(torch.from_numpy(outputs(m, ids)), expected, 2.0)) for m in (untrained, result)]
+    assert loss[1] < loss[0]
+    file = load(export(result, "onnx", tmp_path / "qat").path)(ids=ids)["logits"]
+    assert np.abs(file - outputs(result, ids)).max() < 0.01 * float(np.abs(file).max())
+
+
 def test_zeros_of_pruned_weights_are_zeros_among_the_integers(model: Model, data: Data):
     pruned = copy.deepcopy(model.module)
     assert isinstance(pruned, Bag)
@@ -187,7 +205,7 @@ def test_a_model_without_anything_to_quantize_is_handed_back(data: Data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "qat: trains for a quantization and has none; add static, dynamic, packed or weight_only"),
+        ({}, "qat: trains for a quantization and has none; add static, dynamic, packed, weight_only or mixed"),
         ({"static": StaticInt8(), "dynamic": DynamicInt8()}, "qat: static goes with no other quantization"),
         ({"static": StaticInt8(), "distill": Distill(student="own")}, "quantization-aware training is of the model"),
     ],

@@ -52,7 +52,7 @@ def test_a_pass_may_come_twice_with_other_settings(tmp_path):
 
 
 # Settings without which a pass has nothing to do.
-NEEDS = {"qat": "static = {}"}
+NEEDS = {"mixed": "cosine = 0.99", "qat": "static = {}"}
 
 
 def test_every_pass_is_a_frozen_dataclass_which_a_recipe_can_name(tmp_path):

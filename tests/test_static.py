@@ -306,6 +306,20 @@ def test_a_convolution_that_adds_up_few_products_stays_float() -> None:
     assert products(grouped, image) == "1"
 
 
+def test_patterns_choose_the_layers_by_the_names_of_their_modules() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(200, 3))
+    model, data = model_of(chain(seeded(net)), x=image), data_of({"x": image})
+    kept = StaticInt8(exclude=("layer.0.2",))(model, data)
+    alone = StaticInt8(include=("layer.0.2",))(model, data)
+    assert [step.note.partition(";")[0] for step in (*kept.history, *alone.history)] == [
+        "2 layers at int8, per channel", "1 layers at int8, per channel",
+    ]  # fmt: skip
+    weights = [constants(alone, node)[0].shape for node in nodes(alone, DEQUANTIZE)]
+    assert weights[0] == (8, 8, 3, 3)
+    with pytest.raises(UsageError, match=r"the pattern 'stem' fits no convolution or linear layer; .*like layer.0.0,"):
+        StaticInt8(exclude=("stem",))(model, data)
+
+
 def test_a_model_with_nothing_to_quantize_is_returned_as_it_is() -> None:
     for module in (nn.ReLU(), nn.LayerNorm(9)):
         model = model_of(chain(module), x=image)
@@ -347,8 +361,8 @@ def test_the_history_says_which_types_were_used(given: str | None, used: str) ->
     (step,) = after.history
     assert step.name == "static_int8"
     assert step.note == f"1 layers at int8, per channel; 1 activations at {used}"
-    expected = {"calibration": "minmax", "activation": used, "reduce_range": False, "min_products": 16}
-    assert step.settings == expected
+    chosen = {"activation": used, "reduce_range": False, "min_products": 16, "include": ("*",), "exclude": ()}
+    assert step.settings == {"calibration": "minmax"} | chosen
     assert constants(after, nodes(after, QDQ)[0])[1].dtype == DTYPES[used]
 
 
