@@ -1,6 +1,6 @@
 """Size, speed and cosine of all-MiniLM-L6-v2 in one picture: our recipes, and what other tools make of the same file.
 
-    python benchmarks/curve.py           # the trained recipes first: python benchmarks/encoder_small.py --recipe NAME
+    python benchmarks/curve.py           # the trained recipes first: encoder_small.py --recipe NAME
 
 All files are judged on the same unseen sentences (licences and READMEs) and timed in one run, in turn, at one thread,
 one sentence a call. The picture is `out/benchmarks/curve.svg`.
@@ -26,7 +26,7 @@ from edgepress.devices.measure import Ratio, measure, speed
 from edgepress.export.formats import export
 from edgepress.runtime import Artifact, load, read_artifact
 
-UNTRAINED, TRAINED = ("encoder",), ("encoder-small", "minilm-small", "encoder-fast")
+UNTRAINED, TRAINED = ("encoder",), ("encoder-small", "minilm-small")
 KINDS = ("licences", "readmes")
 CALIBRATED, TOKENS = 128, 64  # what a peer calibrates on
 
