@@ -53,6 +53,7 @@ class Local:
                 raise DeviceError(f"no answer from this machine in {timeout:g} s; the program was ended") from error
             except BaseException:  # Ctrl-C too: no process is left behind
                 process.kill()
+                process.wait()  # on Ctrl-C the end of `with` waits for a quarter of a second only
                 raise
         if process.returncode:
             raise DeviceError(_why(process.returncode, errors))
