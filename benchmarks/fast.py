@@ -1,4 +1,4 @@
-"""The fast end of the curve: all-MiniLM-L6-v2 with five eighths of its feed-forward neurons, distilled, int8, as TFLite.
+"""The fast end of the curve: all-MiniLM-L6-v2 with five eighths of its neurons, distilled, int8, as TFLite.
 
     python benchmarks/fast.py            # a quarter of an hour on two cores
 
