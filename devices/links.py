@@ -1,8 +1,11 @@
 """Links: how a file reaches a device, and how a program runs there."""
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,10 +46,13 @@ class Local:
     def run(self, arguments: Sequence[str], timeout: float) -> str:
         """Run this Python with `arguments`, without the current folder on its path."""
         command = [sys.executable, "-P", *arguments]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        pipe = subprocess.PIPE
+        with (
+            _holding_ctrl_c() as release,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process,
+        ):
             try:
+                release()
                 output, errors = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired as error:
                 process.kill()
@@ -73,6 +79,26 @@ def connect(address: str) -> Link:
     if scheme not in LINKS:
         raise UnknownName("link", scheme, LINKS)
     return LINKS[scheme](address)
+
+
+@contextmanager
+def _holding_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Until `release` is called Ctrl-C waits: it must not come while a process is started that nobody knows of yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    pressed: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number)) or signal.default_int_handler
+
+    def release() -> None:
+        signal.signal(signal.SIGINT, usual)
+        if pressed and usual is not signal.SIG_IGN:
+            raise KeyboardInterrupt
+
+    try:
+        yield release
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _why(code: int, errors: str) -> str:
