@@ -121,21 +121,23 @@ class Mixed:
 
     def _room(self, model: Model, ladders: Mapping[str, list[Choice]]) -> float:
         """The bytes that the layers of the ladders may take."""
+        if self.cosine is not None:
+            return float("inf")
+        layers = [model.module.get_submodule(name) for name in ladders]
         least = sum(choices[0].bytes for choices in ladders.values())
-        whole = stored_bytes(settle(model.module))
-        others = whole - sum(stored_bytes(model.module.get_submodule(name)) for name in ladders)
-        if self.bits is not None:
-            weights = sum(model.module.get_submodule(name).get_parameter("weight").numel() for name in ladders)
-            room, seen = self.bits * weights / 8, f"bits = {self.bits}, and the smallest choices take"
-            return self._checked(room, least, f"{seen} {8 * least / max(weights, 1):.2f}")
         if self.megabytes is not None:
-            seen = f"megabytes = {self.megabytes}, and the smallest choices take {(others + least) / 1e6:.2f}"
-            return self._checked(self.megabytes * 1e6 - others, least, seen)
-        return float("inf")
-
-    def _checked(self, room: float, least: int, seen: str) -> float:
+            others = stored_bytes(settle(model.module)) - sum(map(stored_bytes, layers))
+            room, needed = self.megabytes * 1e6 - others, (others + least) / 1e6
+        else:
+            assert self.bits is not None
+            weights = sum(layer.get_parameter("weight").numel() for layer in layers)
+            room, needed = self.bits * weights / 8, 8 * least / max(weights, 1)
         if least > room:
-            raise UsageError(f"mixed: {seen}; allow more, or make the other layers smaller before")
+            asked = f"megabytes = {self.megabytes}" if self.megabytes is not None else f"bits = {self.bits}"
+            raise UsageError(
+                f"mixed: {asked}, and the smallest choices take {needed:.2f}; allow more, or make the other layers "
+                "smaller before"
+            )
         return room
 
 
