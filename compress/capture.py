@@ -87,11 +87,6 @@ def _weight_and_bias(graph: fx.GraphModule, conv: fx.Node) -> tuple[Tensor | Non
     return constant(graph, conv.args[1]), constant(graph, conv.args[2]) if len(conv.args) > 2 else None
 
 
-def module_of(node: fx.Node) -> str:
-    """The name of the innermost module that a node was traced in; "" is the model itself."""
-    return next((name for name, _ in reversed(node.meta.get("nn_module_stack", {}).values())), "")
-
-
 def constant(graph: fx.GraphModule, node: object) -> Tensor | None:
     """The parameter or buffer that a `get_attr` node reads, or None."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":

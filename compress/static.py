@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..export.model import Model
+from ..export.trace import module_of
 from ..runtime.artifact import Step
 from ..runtime.errors import UnknownName, UsageError
 from .calibration import calibrate
-from .capture import CONVOLUTIONS, aten, capture, constant, module_of, parameter
+from .capture import CONVOLUTIONS, aten, capture, constant, parameter
 from .data import Batch, Data
 from .layers import fits, refuse_unfitting
 from .observers import OBSERVERS, Observer

@@ -23,6 +23,7 @@ from ..runtime.errors import UnsupportedError
 from .palette import lookup
 from .qtensor import QTensor
 from .quantized import unpacked
+from .trace import module_of
 
 aten, ours, theirs = torch.ops.aten, torch.ops.edgepress, torch.ops.quantized_decomposed
 
@@ -111,9 +112,7 @@ def _drop_unread(graph: fx.GraphModule) -> None:
 
 def layer_name(node: fx.Node) -> str:
     """The module that a node was traced in, or the node's own name."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [path.removeprefix("L['self'].").removeprefix("L['self']") for path, _ in stack.values()]
-    return names[-1] if names and names[-1] else node.name
+    return module_of(node) or node.name
 
 
 def _quantize_dequantize(node: fx.Node, to: Lowering) -> fx.Node:

@@ -43,6 +43,13 @@ def trace(model: Model, within: AbstractContextManager[object] | None = None) ->
     return program
 
 
+def module_of(node: torch.fx.Node) -> str:
+    """The name of the innermost module that a node was traced in; "" is the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((path for path, _ in reversed(stack.values())), "")
+    return path.removeprefix("L['self'].").removeprefix("L['self']")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep from the terminal what torch tells its own developers; what fails is raised all the same."""

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, module_of, parameter, tidy
+from edgepress.compress.capture import CONVOLUTIONS, add_constant, aten, capture, constant, parameter, tidy
+from edgepress.export.trace import module_of
 from edgepress.runtime.errors import UnsupportedError
 
 from .quantize_check import chain, largest_difference, model_of, random, run, seeded
