@@ -52,14 +52,15 @@ def _references(model: Model, samples: Sequence[Batch], output: str, together: i
         for group in (same[i : i + together] for i in range(0, len(same), together)):
             first = samples[group[0]]
             if len(group) == 1:
-                found[group[0]] = _run(model, first)[output]
+                found[group[0]] = run_batch(model, first)[output]
                 continue
             joined = {name: np.concatenate([samples[index][name] for index in group]) for name in first}
-            found |= zip(group, np.split(_run(model, joined)[output], len(group)), strict=True)
+            found |= zip(group, np.split(run_batch(model, joined)[output], len(group)), strict=True)
     return [found[index] for index in range(len(samples))]
 
 
-def _run(model: Model, batch: Batch) -> dict[str, np.ndarray]:
+def run_batch(model: Model, batch: Batch) -> dict[str, np.ndarray]:
+    """The module's outputs for a batch. Raises DataError where it does not run on it."""
     try:
         outputs = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
     except (RuntimeError, IndexError, ValueError, TypeError) as error:

@@ -21,7 +21,7 @@ from ..export.quantized import PackedLinear
 from ..export.trace import evaluating
 from ..runtime.errors import DataError, UnsupportedError
 from .data import Batch, Data
-from .fidelity import fidelity
+from .fidelity import fidelity, run_batch
 from .layers import fits, refuse_unfitting
 from .losses import soft_cross_entropy
 
@@ -77,7 +77,7 @@ class Judge:
         return drop, math.fsum(total for total, _ in sums) / sum(count for _, count in sums)
 
     def _outputs(self, model: Model) -> list[np.ndarray]:
-        return [model(**_tensors(batch))[self.output].numpy() for batch in self.samples]
+        return [run_batch(model, batch)[self.output] for batch in self.samples]
 
 
 def sensitivities(
@@ -118,7 +118,7 @@ def held_out(model: Model, data: Data) -> list[Batch]:
 
     def session(**inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         seen.append(inputs)
-        return {name: tensor.numpy() for name, tensor in model(**_tensors(inputs)).items()}
+        return run_batch(model, inputs)
 
     if data.score is not None:
         with evaluating(model.module):
@@ -155,7 +155,3 @@ def describe(parts: Sequence[nn.Module]) -> str:
         ends = first.in_channels, first.out_channels
     words = [type(first).__name__, kernel, f"{ends[0]} -> {ends[1]}"]
     return " ".join(word for word in words if word)
-
-
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
