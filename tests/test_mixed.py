@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgepress.compress.data import Data
-from edgepress.compress.encoder import read_encoder
 from edgepress.compress.layers import with_layers
 from edgepress.compress.mixed import Choice, Mixed, climb
 from edgepress.compress.options import changed_layers
@@ -29,15 +28,12 @@ from edgepress.runtime import load
 from edgepress.runtime.errors import DataError, UsageError
 
 from .quantize_check import chain, data_of, model_of, random
-from .tiny_encoders import texts, write_encoder
+from .tiny_encoders import read_tiny
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    folder = tmp_path_factory.mktemp("bert")
-    write_encoder(folder / "tiny", hidden_size=64, intermediate_size=128)
-    (folder / "texts.txt").write_text("\n".join(texts(60)), encoding="utf-8")
-    return read_encoder(folder / "tiny", folder / "texts.txt")
+    return read_tiny(tmp_path_factory.mktemp("bert"), lines=60, hidden_size=64, intermediate_size=128)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from edgepress.compress.encoder import read_encoder
 from edgepress.compress.options import OPTIONS, changed_layers, find_option
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.compress.source import Task
@@ -16,7 +15,7 @@ from edgepress.export.quantized import BlockLinear
 from edgepress.runtime.errors import UnknownName, UsageError
 
 from .quantize_check import chain, data_of, largest_difference, model_of, random, run, run_file, seeded
-from .tiny_encoders import texts, write_encoder
+from .tiny_encoders import read_tiny
 
 HOST = find_device("host")
 IMAGE = random(6, 3, 8, 8)
@@ -31,10 +30,7 @@ def convolved() -> Task:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    folder = tmp_path_factory.mktemp("bert")
-    write_encoder(folder / "tiny", hidden_size=32, intermediate_size=64)
-    (folder / "texts.txt").write_text("\n".join(texts(40)), encoding="utf-8")
-    return read_encoder(folder / "tiny", folder / "texts.txt")
+    return read_tiny(tmp_path_factory.mktemp("bert"), hidden_size=32, intermediate_size=64)
 
 
 def layers_of(task: Task, text: str, *names: str) -> list[str]:

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edgepress.compress.data import Data
-from edgepress.compress.encoder import read_encoder
 from edgepress.compress.groups import table
 from edgepress.compress.quantize import DynamicInt8
 from edgepress.compress.recipe import find_recipe
-from edgepress.compress.source import Task
 from edgepress.compress.static import StaticInt8
 from edgepress.compress.structured import StructuredPrune
 from edgepress.export.formats import export
@@ -22,13 +20,7 @@ from edgepress.runtime import load
 from edgepress.runtime.errors import DataError, UnsupportedError, UsageError
 
 from .quantize_check import chain, data_of, model_of, random, seeded
-from .tiny_encoders import texts, write_encoder
-
-
-def bert(folder: Path, kind: str = "bert", **settings: int) -> Task:
-    write_encoder(folder / kind, kind, **settings)
-    (folder / "texts.txt").write_text("\n".join(texts(40)), encoding="utf-8")
-    return read_encoder(folder / kind, folder / "texts.txt")
+from .tiny_encoders import read_tiny
 
 
 def convolved() -> tuple[Model, Data]:
@@ -48,7 +40,7 @@ def cosine(a: Model, b: Model, batches: list) -> float:
 
 
 def test_the_plan_says_what_will_be_cut_and_the_pass_prints_it_first(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     told: list[str] = []
     step = StructuredPrune(heads=0.5, neurons=0.5)
     plan = step.plan(task.model, task.data)
@@ -67,7 +59,7 @@ def test_the_plan_says_what_will_be_cut_and_the_pass_prints_it_first(tmp_path: P
 
 @pytest.mark.parametrize("kind", ["albert", "bert", "distilbert"])
 def test_the_exported_file_is_smaller_and_computes_what_the_pruned_module_does(kind: str, tmp_path: Path):
-    task = bert(tmp_path, kind)
+    task = read_tiny(tmp_path, kind)
     result = StructuredPrune(heads=0.5, neurons=0.5)(task.model, task.data)
     first, small = (export(m, "onnx", tmp_path / n) for m, n in ((task.model, "first"), (result, "small")))
     assert small.bytes < first.bytes
@@ -91,7 +83,7 @@ def test_a_convolutional_network_goes_through_the_file_as_well(tmp_path: Path):
 
 def test_what_was_pruned_can_be_quantized(tmp_path: Path):
     model, data = convolved()
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     for whole, batches, step in ((model, data, StaticInt8()), (task.model, task.data, DynamicInt8(smooth=0.0))):
         pruned = StructuredPrune(channels=0.5, neurons=0.5)(whole, batches)
         small = step(pruned, batches)
@@ -105,7 +97,7 @@ def test_what_was_pruned_can_be_quantized(tmp_path: Path):
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "activation"])
 def test_a_refitted_model_is_nearer_to_the_whole_one(importance, tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     batches = list(task.data.calibration)
     plain, refitted = (
         StructuredPrune(neurons=0.5, importance=importance, refit=refit)(task.model, task.data)
@@ -120,13 +112,13 @@ def test_a_refitted_model_is_nearer_to_the_whole_one(importance, tmp_path: Path)
 
 
 def test_it_is_the_same_to_the_bit_each_time(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     one, two = (StructuredPrune(neurons=0.5, importance="taylor")(task.model, task.data).module for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 def test_the_model_at_hand_is_not_changed(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     before = {name: tensor.clone() for name, tensor in task.model.module.state_dict().items()}
     StructuredPrune(heads=0.5, neurons=0.5, layers=0.5)(task.model, task.data)
     after = task.model.module.state_dict()
@@ -135,7 +127,7 @@ def test_the_model_at_hand_is_not_changed(tmp_path: Path):
 
 
 def test_layers_go_by_a_ratio_or_by_their_numbers(tmp_path: Path):
-    task = bert(tmp_path, num_hidden_layers=4)
+    task = read_tiny(tmp_path, num_hidden_layers=4)
     named = StructuredPrune(layers_kept=(1, 3))(task.model, task.data)
     assert named.history[-1].note == "layers 4 -> 2"
     layers = task.model.module.encoder.encoder.layer
@@ -149,7 +141,7 @@ def test_layers_go_by_a_ratio_or_by_their_numbers(tmp_path: Path):
 
 
 def test_ratios_set_the_share_of_single_groups(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     step = StructuredPrune(neurons=0.5, ratios=("*.layer.0.inter*=0", "*.layer.1.attention.self=0.5"))
     sizes = {group.name: len(group.kept) for group in step.plan(task.model, task.data)}
     assert list(sizes.values()) == [2, 1, 32, 16]
@@ -174,14 +166,14 @@ def test_training_inputs_help_where_calibration_is_short():
 
 
 def test_a_model_with_nothing_to_cut_comes_back_as_it_is(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     assert StructuredPrune()(task.model, task.data) is task.model
     assert StructuredPrune(channels=0.5)(task.model, task.data) is task.model
     assert StructuredPrune(layers=0.5, heads=0.5)(plain := convolved()[0], Data()) is plain
 
 
 def test_half_cuts_half_of_the_neurons_or_of_the_channels(tmp_path: Path):
-    task, (model, data) = bert(tmp_path), convolved()
+    task, (model, data) = read_tiny(tmp_path), convolved()
     assert find_recipe("half")(task.model, task.data).history[-1].note.startswith("neurons 64 -> 32")
     assert find_recipe("half")(model, data).history[-1].note.startswith("channels 32 -> 16")
 
@@ -206,7 +198,7 @@ def test_settings_that_cannot_be_right_are_refused(settings, words: str):
 
 
 def test_layers_and_patterns_that_are_not_there_are_refused(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     with pytest.raises(UsageError, match=r"layers_kept = \[0, 7\], and encoder.encoder.layer has the layers 0 to 1"):
         StructuredPrune(layers_kept=(0, 7))(task.model, task.data)
     with pytest.raises(UsageError, match=r"the pattern '\*.layer.9.\*' in ratios fits no group; names look like"):
@@ -216,7 +208,7 @@ def test_layers_and_patterns_that_are_not_there_are_refused(tmp_path: Path):
 
 
 def test_what_cannot_be_cut_is_refused_by_name(tmp_path: Path):
-    mpnet, albert = bert(tmp_path / "m", "mpnet"), bert(tmp_path / "a", "albert", num_hidden_groups=1)
+    mpnet, albert = read_tiny(tmp_path / "m", "mpnet"), read_tiny(tmp_path / "a", "albert", num_hidden_groups=1)
     with pytest.raises(UnsupportedError, match=r"heads of .*layer\.0\.heads cannot be cut: all layers share one table"):
         StructuredPrune(heads=0.5)(mpnet.model, mpnet.data)
     assert StructuredPrune(neurons=0.5)(mpnet.model, mpnet.data).history
@@ -240,7 +232,7 @@ def test_a_model_whose_code_holds_the_sizes_is_refused():
 
 
 def test_data_that_is_missing_is_told(tmp_path: Path):
-    task = bert(tmp_path)
+    task = read_tiny(tmp_path)
     with pytest.raises(DataError, match="needs calibration data"):
         StructuredPrune(neurons=0.5)(task.model, Data())
     assert StructuredPrune(neurons=0.5, importance="magnitude", refit=False)(task.model, Data()).history

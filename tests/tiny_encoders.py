@@ -7,6 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from edgepress.compress.encoder import read_encoder
+from edgepress.compress.source import Task
+
 WORDS = [f"w{i}" for i in range(60)]
 LONGEST = 34  # positions in the table, some of them not for tokens
 
@@ -48,3 +51,10 @@ def tokenizer(pad: int) -> Tokenizer:
 def texts(count: int, longest: int = 9) -> list[str]:
     """Up to 60 different texts of 2 to `longest` + 1 words."""
     return [" ".join(WORDS[(i + 7 * j * j) % 60] for j in range(2 + i % longest)) for i in range(count)]
+
+
+def read_tiny(folder: Path, kind: str = "bert", lines: int = 40, **settings: Any) -> Task:
+    """The task of a small encoder that is written below `folder`, with its lines of text."""
+    write_encoder(folder / kind, kind, **settings)
+    (folder / "texts.txt").write_text("\n".join(texts(lines)), encoding="utf-8")
+    return read_encoder(folder / kind, folder / "texts.txt")
