@@ -37,7 +37,7 @@ def main() -> None:
     model, data, scores = encoder()
     base = export(model, "onnx", OUT / "minilm-fp32-64", force=True)
     started = time.monotonic()
-    changed, data = small(model, data, options.neurons, options.steps)
+    changed = small(model, data, options.neurons, options.steps)
     minutes = (time.monotonic() - started) / 60
     figures = [Figure("cut, train, quantize", f"{minutes:.0f} min", "at most 30", minutes <= 30, "2 cores")]
     files = {kind: export(changed, kind, OUT / f"minilm-fast-{kind}", force=True) for kind in ("tflite", "onnx")}
@@ -56,7 +56,7 @@ def main() -> None:
     show(f"all-MiniLM-L6-v2, {options.neurons:.1%} of its neurons cut, {TOKENS} tokens", figures, [str(watch)])
 
 
-def small(model: Model, data: Data, share: float, steps: int) -> tuple[Model, Data]:
+def small(model: Model, data: Data, share: float, steps: int) -> Model:
     """Cut, distilled on docstrings, int8 with a 4 bit table."""
     corpus = OUT / "docstrings.txt"
     if not corpus.exists():
@@ -68,7 +68,7 @@ def small(model: Model, data: Data, share: float, steps: int) -> tuple[Model, Da
     lesson = Distill(output=10.0, hidden=1.0, training=Training(epochs=8, steps=steps, rate=2e-4, warmup=0.05))
     taught = lesson(cut, data)
     table = WeightOnly(layers=("embedding",), symmetric=True, block=32)
-    return table(DynamicInt8()(taught, data), data), data
+    return table(DynamicInt8()(taught, data), data)
 
 
 if __name__ == "__main__":

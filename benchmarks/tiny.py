@@ -20,7 +20,7 @@ from edgepress.compress.pipeline import compress
 from edgepress.compress.recipe import find_recipe
 from edgepress.devices.budget import parse_budget
 from edgepress.devices.device import find_device
-from edgepress.devices.measure import Row, measure, speed
+from edgepress.devices.measure import Ratio, Row, measure, speed
 from edgepress.runtime import read_artifact
 from edgepress.runtime.artifact import Artifact
 
@@ -79,7 +79,7 @@ def line(base: Row, row: Row) -> Figure:
     return Figure(f"peer: {Path(row.name).stem}", words, how=latencies(base, row))
 
 
-def timed(base: Row, row: Row):
+def timed(base: Row, row: Row) -> Ratio:
     assert base.timing is not None
     assert row.timing is not None
     return speed(row.timing, base.timing)
