@@ -17,7 +17,7 @@ from torch import Tensor
 from ..runtime.artifact import Port
 from ..runtime.errors import UnsupportedError, UsageError
 from ..runtime.golden import difference
-from ..runtime.tflite_notes import Notes
+from ..runtime.tflite_notes import Notes, cut_back, sizes_of
 from .model import Model
 from .trace import first_line
 
@@ -75,12 +75,7 @@ def lengths_of(model: Model, notes: Notes) -> list[dict[str, int]]:
 
     Raises UsageError for a length of an axis that the model has not, or below 1.
     """
-    sizes = {
-        axis: size
-        for port in notes.inputs
-        for axis, size in zip(port.shape, model.example[port.name].shape, strict=True)
-        if isinstance(axis, str)
-    }
+    sizes = sizes_of(notes.inputs, model.example)
     if unknown := set(model.lengths) - set(sizes):
         known = ", ".join(sizes) or "none"
         raise UsageError(f"a length is set for {sorted(unknown)[0]!r}; the free axes of {model.name} are: {known}")
@@ -117,19 +112,14 @@ def refuse_mixing(model: Model, notes: Notes, signatures: Sequence[Mapping[str, 
     lengths = signatures[-1]
     padded = {label: size for label, size in lengths.items() if label != notes.pieces}
     for first, example in _pieces(model, notes, lengths):
-        sizes = {
-            axis: size
-            for port in notes.inputs
-            for axis, size in zip(port.shape, example[port.name].shape, strict=True)
-            if isinstance(axis, str)
-        }
+        sizes = sizes_of(notes.inputs, example)
         if any(sizes[label] > length for label, length in padded.items()):
             return  # the example does not fit: nothing can be said
         target = {**sizes, **padded}
         given = {port.name: _fitted(example[port.name], port, target) for port in notes.inputs}
         outputs = _run(model, given, target)
         for port in notes.outputs:
-            cut = outputs[port.name][tuple(slice(sizes[a]) if isinstance(a, str) else slice(None) for a in port.shape)]
+            cut = cut_back(outputs[port.name], port, sizes)
             count = sizes.get(notes.pieces, 0)
             expected = whole[port.name][first : first + count] if notes.pieces else whole[port.name]
             if not difference(cut, np.asarray(expected)) <= (_ROUNDED if rounds else _TOLERANCE):

@@ -16,7 +16,7 @@ import numpy as np
 
 from .artifact import Port
 from .errors import EngineError, MissingExtra, PortError, UnknownName, UsageError
-from .tflite_notes import Notes, read_notes
+from .tflite_notes import Notes, cut_back, read_notes, sizes_of
 
 LITERT, OLD = "ai-edge-litert", "tflite-runtime"
 # What LiteRT raises for a file that is damaged or that it cannot run; it has no types of its own.
@@ -173,7 +173,7 @@ def _noted(notes: Notes, signatures: Mapping[str, _Signature], path: Path) -> Li
     def run(inputs: Arrays) -> dict[str, np.ndarray]:
         if (call := exact.get(tuple([inputs[name].shape for name in names]))) is not None:
             return call(inputs)  # nothing to pad, to cut or to cast
-        sizes = _sizes(notes.inputs, inputs)
+        sizes = sizes_of(notes.inputs, inputs)
         for lengths, signature in by_length:
             if all(size <= lengths[label] for label, size in sizes.items() if label != notes.pieces):
                 return _in_pieces(notes, signature, lengths, sizes, inputs)
@@ -204,16 +204,6 @@ def _is_exact(notes: Notes, signature: _Signature) -> bool:
     return all(held[port.name][1] == np.dtype(port.dtype) for ports, held in sides for port in ports)
 
 
-def _sizes(ports: Sequence[Port], inputs: Arrays) -> dict[str, int]:
-    """The length of each free axis in this call. Raises PortError where two inputs differ in one."""
-    sizes: dict[str, int] = {}
-    for port in ports:
-        for axis, size in zip(port.shape, inputs[port.name].shape, strict=True):
-            if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
-                raise PortError(f"input {port.name!r} has {axis} {size}, another one {sizes[axis]}; expected the same")
-    return sizes
-
-
 def _in_pieces(
     notes: Notes, signature: _Signature, lengths: Mapping[str, int], sizes: Mapping[str, int], inputs: Arrays
 ) -> dict[str, np.ndarray]:
@@ -230,8 +220,7 @@ def _in_pieces(
     for port in notes.outputs:
         parts = [piece[port.name] for piece in pieces]
         whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        cuts = tuple(slice(sizes[axis]) if isinstance(axis, str) else slice(None) for axis in port.shape)
-        outputs[port.name] = whole[cuts].astype(port.dtype, copy=False)
+        outputs[port.name] = cut_back(whole, port, sizes).astype(port.dtype, copy=False)
     return outputs
 
 

@@ -8,12 +8,15 @@ engine, which verifies the whole file, says what is wrong with it.
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .artifact import Port
+from .errors import PortError
 
 ENTRY = "edgepress"
 _MODEL_BUFFERS, _MODEL_METADATA = 4, 6
@@ -39,6 +42,21 @@ class Notes:
     def to_json(self) -> bytes:
         """What the file holds."""
         return json.dumps(asdict(self)).encode()
+
+
+def sizes_of(ports: Sequence[Port], inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The length of each free axis in a call. Raises PortError where two inputs differ in one."""
+    sizes: dict[str, int] = {}
+    for port in ports:
+        for axis, size in zip(port.shape, inputs[port.name].shape, strict=True):
+            if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
+                raise PortError(f"input {port.name!r} has {axis} {size}, another one {sizes[axis]}; expected the same")
+    return sizes
+
+
+def cut_back(output: np.ndarray, port: Port, sizes: Mapping[str, int]) -> np.ndarray:
+    """An output of fixed shape, cut to the lengths that its free axes have in the call."""
+    return output[tuple(slice(sizes[axis]) if isinstance(axis, str) else slice(None) for axis in port.shape)]
 
 
 def read_notes(path: Path) -> Notes | None:
