@@ -11,7 +11,7 @@ output: SVD-LLM (Wang et al., ICLR 2025), after ASVD (Yuan et al. 2023). Without
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from ..export.model import Model
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
+from .climb import Choice, climb, ladder
 from .data import Data
 from .layers import find_layers, with_layers
 from .moments import second_moments
+from .sensitivity import Judge, spread
 from .weights import finite
 
 _KINDS = ("linear", "embedding", "conv2d")
@@ -97,6 +99,9 @@ class LowRank:
     - `energy`: the share of the squared singular values that it must keep; 1 − error².
     - `rank`: the number itself.
 
+    `sensitivity` shares the parameters that `ratio` leaves out anew: more to the layers that the outputs hang on, by
+    how far they move where one layer alone is split (at a half, all and one and a half of `ratio`).
+
     `whiten` looks at the calibration inputs; without it X is the identity, no data is wanted, and far more is lost.
     `layers` names the kinds: `linear`, `embedding`, `conv2d`. `include` and `exclude` are shell patterns over module
     names. Convolutions in groups, and weights that several layers share, are left as they are.
@@ -109,6 +114,7 @@ class LowRank:
     energy: float | None = None
     rank: int | None = None
     whiten: bool = True
+    sensitivity: bool = False
     layers: tuple[str, ...] = ("linear", "embedding")
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -123,6 +129,9 @@ class LowRank:
                 raise UsageError(f"lowrank: {name} = {value}; expected a number between 0 and 1, neither of them")
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"lowrank: rank = {self.rank}; expected at least 1")
+        if self.sensitivity and given and self.ratio is None:
+            raise UsageError(f"lowrank: sensitivity shares out what `ratio` allows, and {given[0]} decides each rank "
+                             "by itself; give ratio instead, or leave sensitivity out")  # fmt: skip
         if unknown := set(self.layers) - set(_KINDS):
             raise UsageError(f"lowrank: layers = {sorted(unknown)}; known kinds: {', '.join(_KINDS)}")
 
@@ -136,24 +145,25 @@ class LowRank:
         if not layers:
             return model
         moments = second_moments(model, layers, data.calibration, "lowrank with whiten") if self.whiten else {}
-        split: dict[str, nn.Module] = {}
-        ranks: list[int] = []
-        before = after = 0
+        split: dict[str, nn.Sequential] = {}
+        others: dict[str, list[nn.Sequential]] = {}
         for name, layer in layers.items():
             ridge = _RIDGE_OF_IDS if isinstance(layer, nn.Embedding) else _RIDGE
             factors = factorize(_matrix(layer), moments.get(name), ridge)
             rank = self._rank(factors)
-            if 0 < factors.cost(rank) < factors.parameters:
-                split[name] = _thin(layer, *factors.cut(rank))
-                ranks.append(rank)
-                before, after = before + factors.parameters, after + factors.cost(rank)
+            split.update((name, thin) for thin in _thin(layer, factors, [rank]))
+            others[name] = _thin(layer, factors, [rank // 2, rank + rank // 2]) if self.sensitivity else []
+        if self.sensitivity and split:
+            split = _shared(model, data, split, others)
         if not split:
             return model
         left = [name for name in layers if name not in split]
-        note = f"{len(split)} layers at rank {_range(ranks)}, with {after / before:.0%} of their parameters"
+        ranks = [thin[1].get_parameter("weight").shape[1] for thin in split.values()]
+        share = sum(map(_weights, split.values())) / sum(_weights(layers[name]) for name in split)
+        note = f"{len(split)} layers at rank {_range(ranks)}, with {share:.0%} of their parameters"
         if left:
-            note += f"; {len(left)} left whole, as no such rank makes them smaller: {', '.join(left[:3])}"
-            note += ", ..." if len(left) > 3 else ""
+            reason = "by their sensitivity" if self.sensitivity else "as no such rank makes them smaller"
+            note += f"; {len(left)} left whole, {reason}: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}"
         return model.then(with_layers(model.module, split), Step("lowrank", asdict(self), note))
 
     def _rank(self, factors: Factors) -> int:
@@ -165,6 +175,30 @@ class LowRank:
             return factors.rank((1 - self.energy) ** 0.5)
         ratio = 0.5 if self.ratio is None else self.ratio
         return int(ratio * factors.parameters / factors.cost(1))  # 0: not even one fits
+
+
+def _shared(
+    model: Model, data: Data, uniform: Mapping[str, nn.Sequential], others: Mapping[str, list[nn.Sequential]]
+) -> dict[str, nn.Sequential]:
+    """One of its splits for each layer, or none, with no more parameters than the uniform ones have.
+
+    What was found is held against the uniform ranks, all layers split at once; the better is returned.
+    """
+    judge = Judge(model, spread(list(data.calibration)))
+    ladders: dict[str, list[Choice]] = {}
+    room = 0
+    for index, (name, thinner) in enumerate(others.items(), 1):
+        data.tell(f"lowrank, sensitivity: layer {index} of {len(others)}, {name}")
+        layer = model.module.get_submodule(name)
+        room += _weights(uniform.get(name, layer))
+        splits = [*thinner, *([uniform[name]] if name in uniform else [])]
+        drops = [judge(with_layers(model.module, {name: thin}))[0] for thin in splits]
+        choices = [Choice("split", _weights(t), drop, t) for t, drop in zip(splits, drops, strict=True)]
+        ladders[name] = ladder([*choices, Choice("whole", _weights(layer), 0.0, layer)])
+    *_, state = climb(ladders, room)
+    found = {name: choice.layer for name, choice in state.items() if isinstance(choice.layer, nn.Sequential)}
+    drops = [judge(with_layers(model.module, split))[0] for split in (found, uniform)]
+    return found if drops[0] < drops[1] else dict(uniform)
 
 
 def _splittable(module: nn.Module, found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -187,7 +221,13 @@ def _matrix(layer: nn.Module) -> Tensor:
     return weight.T if isinstance(layer, nn.Embedding) else weight.flatten(1)
 
 
-def _thin(layer: nn.Module, u: Tensor, v: Tensor) -> nn.Module:
+def _thin(layer: nn.Module, factors: Factors, ranks: Iterable[int]) -> list[nn.Sequential]:
+    """The layer split at each of these ranks that makes it smaller."""
+    fits = [rank for rank in dict.fromkeys(ranks) if 0 < factors.cost(rank) < factors.parameters]
+    return [_pair(layer, *factors.cut(rank)) for rank in fits]
+
+
+def _pair(layer: nn.Module, u: Tensor, v: Tensor) -> nn.Sequential:
     """`U (V x)` as two layers in the place of one; U carries the bias."""
     rank = len(v)
     if isinstance(layer, nn.Embedding):
@@ -207,7 +247,14 @@ def _thin(layer: nn.Module, u: Tensor, v: Tensor) -> nn.Module:
     if second.bias is not None:
         assert isinstance(layer.bias, Tensor)
         second.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-    return nn.Sequential(first, second).train(layer.training)
+    pair = nn.Sequential(first, second)
+    pair.train(layer.training)
+    return pair
+
+
+def _weights(layer: nn.Module) -> int:
+    """How many weights a layer or its split has, biases not counted."""
+    return sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
 
 
 def _fill(layer: nn.Linear | nn.Embedding | nn.Conv2d, value: Tensor, like: Tensor) -> None:
@@ -216,6 +263,6 @@ def _fill(layer: nn.Linear | nn.Embedding | nn.Conv2d, value: Tensor, like: Tens
     layer.weight = nn.Parameter(value, like.requires_grad)
 
 
-def _range(ranks: list[int]) -> str:
+def _range(ranks: Sequence[int]) -> str:
     low, high = min(ranks), max(ranks)
     return f"{low}" if low == high else f"{low} to {high}"

@@ -2,13 +2,12 @@
 
     min Σ_l d(l, o_l)      over a choice o_l for each layer l,      Σ_l bytes(l, o_l) <= budget
 
-d(l, o) is the layer's sensitivity (sensitivity.py): how far the outputs move where it alone is changed. All layers
-begin with their smallest choice; then, again and again, the one that gains most for its bytes is raised. The idea of
-HAWQ (Dong et al., ICCV 2019), with measured distances in the place of Hessian traces.
+d(l, o) is the layer's sensitivity (sensitivity.py): how far the outputs move where it alone is changed; climb.py
+chooses. The idea of HAWQ (Dong et al., ICCV 2019), with measured distances in the place of Hessian traces.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from ..export.model import Model
 from ..runtime.artifact import Step
 from ..runtime.errors import UsageError
+from .climb import Choice, climb, ladder
 from .data import Data
 from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear, FakePackedLinear, settle
 from .layers import with_layers
@@ -29,16 +29,6 @@ _NAMES: dict[type[nn.Module], str] = {
     FakeDynamicLinear: "as dynamic", FakePackedLinear: "as packed", FakeBlockLinear: "as weight_only",
     FakeBlockEmbedding: "as weight_only", nn.Linear: _FLOAT,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """One way to have a layer: its bytes in a file, the drop that it costs, and the module that takes its place."""
-
-    name: str
-    bytes: int
-    drop: float
-    layer: nn.Module
 
 
 @dataclass(frozen=True)
@@ -115,8 +105,7 @@ class Mixed:
         for name, choices in found.items():
             layer = model.module.get_submodule(name)
             choices.append(Choice(_FLOAT, stored_bytes(layer), 0.0, layer))
-            choices.sort(key=lambda choice: (choice.bytes, choice.drop))
-            found[name] = [c for i, c in enumerate(choices) if all(c.drop < smaller.drop for smaller in choices[:i])]
+            found[name] = ladder(choices)
         return found
 
     def _room(self, model: Model, ladders: Mapping[str, list[Choice]]) -> float:
@@ -139,26 +128,6 @@ class Mixed:
                 "smaller before"
             )
         return room
-
-
-def climb(ladders: Mapping[str, list[Choice]], room: float) -> Iterator[dict[str, Choice]]:
-    """The choices after each raise: first the smallest, then whatever gains most drop for its bytes and still fits."""
-    state = {name: choices[0] for name, choices in ladders.items()}
-    left = room - sum(choice.bytes for choice in state.values())
-    yield dict(state)
-    while True:
-        raises = [
-            ((now.drop - choice.drop) / (choice.bytes - now.bytes), name, choice)
-            for name, now in state.items()
-            for choice in ladders[name]
-            if now.bytes < choice.bytes <= now.bytes + left
-        ]
-        if not raises:
-            return
-        _, name, choice = max(raises, key=lambda r: r[0])
-        left -= choice.bytes - state[name].bytes
-        state[name] = choice
-        yield dict(state)
 
 
 def _first(model: Model, states: list[dict[str, Choice]], judge: Judge, most: float) -> dict[str, Choice]:

@@ -13,6 +13,7 @@ from edgepress.compress.data import Data
 from edgepress.compress.layers import find_layers
 from edgepress.compress.lowrank import LowRank, factorize
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
+from edgepress.compress.sensitivity import Judge, stored_bytes
 from edgepress.export.model import Model
 from edgepress.runtime.errors import DataError, ModelError, UnsupportedError, UsageError
 
@@ -226,3 +227,38 @@ def test_a_pattern_that_fits_nothing_missing_data_and_bad_weights_are_told(model
         model.module.get_parameter("first.weight")[0, 0] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
         LowRank(whiten=False)(model, Data())
+
+
+def test_sensitivity_leaves_more_to_the_layers_that_the_outputs_hang_on() -> None:
+    """Of two layers of one shape, the second one's weight is almost of rank 2: the first keeps the parameters."""
+    first, second = seeded(nn.Linear(16, 16), 0), seeded(nn.Linear(16, 16), 1)
+    with torch.no_grad():
+        second.weight.copy_(random(16, 2, seed=2) @ random(2, 16, seed=3) + 1e-4 * second.weight)
+    model = model_of(chain(first, second), x=random(32, 16))
+    data = data_of(model.example)
+    uniform, shared = (LowRank(ratio=0.5, sensitivity=on)(model, data) for on in (False, True))
+    drops = [Judge(model, [dict(batch) for batch in data.calibration])(one.module)[0] for one in (uniform, shared)]
+    assert drops[1] < 0.7 * drops[0]
+    assert ranks_of(uniform) == [4, 4]
+    first_rank, second_rank = ranks_of(shared)
+    assert first_rank > 4 > second_rank
+    assert first_rank + second_rank <= 8
+    assert ranks_of(LowRank(ratio=0.5, sensitivity=True)(model, data)) == [first_rank, second_rank]
+
+
+def test_sensitivity_never_ends_worse_than_uniform_ranks_nor_larger(model: Model, data: Data) -> None:
+    uniform, shared = (LowRank(ratio=0.5, sensitivity=on)(model, data) for on in (False, True))
+    judge = Judge(model, list(data.calibration))
+    assert judge(shared.module)[0] <= judge(uniform.module)[0]
+    assert stored_bytes(shared.module) <= stored_bytes(uniform.module)
+
+
+def test_sensitivity_shares_out_a_ratio_only() -> None:
+    with pytest.raises(UsageError, match="rank decides each rank by itself; give ratio instead"):
+        LowRank(rank=4, sensitivity=True)
+
+
+def ranks_of(model: Model) -> list[int]:
+    """The rank of each pair of thin linear layers."""
+    pairs = [part for part in model.module.modules() if isinstance(part, nn.Sequential) and len(part) == 2]
+    return [first.weight.shape[0] for first, second in pairs if {type(first), type(second)} == {nn.Linear}]
