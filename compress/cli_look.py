@@ -1,0 +1,140 @@
+"""The commands that look at what is there: run, report, verify, inspect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import cli_options as options
+from .cli_options import FITS, MISSED, compressing, show_report
+from .terminal import progress
+
+
+@options.example(
+    "edgepress run out/digits-int8 --input image=image.npy\nedgepress run out/minilm --text 'Hello there.'"
+)
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE.npy|FILE.npz", help="An input; may be repeated.")
+@click.option("--text", help="Text for a model with a tokenizer.")
+@click.option("--golden", is_flag=True, help="Run the first golden sample.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the outputs.")
+@options.threads
+@options.json
+def run(
+    artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, threads: int | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Run ARTIFACT once and print what it says.
+
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
+    """
+    from ..runtime.session import load
+    from . import show
+    from .inputs import read_inputs
+
+    model = load(artifact, threads=threads)
+    outputs = model(**read_inputs(model, inputs, text, golden))
+    if save is not None:
+        show.save_outputs(outputs, save)
+    click.echo(show.outputs_json(outputs) if as_json else show.outputs_text(outputs, model.artifact))
+    return FITS
+
+
+@options.example("edgepress report out/digits-fp32 out/digits-int8 --budget 'latency<1ms'")
+@click.command()
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.on
+@options.budget
+@click.option("--task", metavar="MODEL", help="The task file (or folder, with --data) whose score judges them.")
+@options.data
+@click.option("--input", "inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="The inputs to time with.")
+@click.option(
+    "--runs", default=100, show_default=True, type=click.IntRange(1), metavar="N", help="Timed runs, at least."
+)
+@options.threads
+@click.option("--out", type=click.Path(path_type=Path), help="Write report.json and report.md there.")
+@options.json
+def report(
+    artifacts: tuple[Path, ...], on: str, budget: str, task: str | None, data: Path | None, inputs: Path | None,
+    runs: int, threads: int | None, out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Measure ARTIFACTS in turn: size, latency, memory, score.
+
+    ARTIFACTS are folders that edgepress wrote, or bare .onnx or .tflite files. The first is the baseline that the
+    others are compared with; the budget is for the last.
+    """
+    from ..devices.budget import misses, parse_budget
+    from ..devices.device import find_device
+    from ..devices.measure import measure
+    from ..devices.report import Report, refuse_foreign, save
+    from ..runtime.artifact import read_artifact
+
+    if out is not None:
+        refuse_foreign(out)
+    limits, device = parse_budget(budget), find_device(on)
+    device = device if threads is None else replace(device, threads=threads)
+    opened = [read_artifact(path) for path in artifacts]
+    with progress(quiet=as_json) as tell:
+        score = _score(task, data, tell)
+        rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+    title = f"{rows[-1].name} on {device.name}"
+    result = Report(title, device, rows, str(limits), misses(rows[-1], rows[0], limits), ships=rows[-1].name)
+    if out is not None:
+        save(result, out)
+    show_report(result, as_json)
+    return FITS if result.fits else MISSED
+
+
+@options.example("edgepress verify out/digits-int8")
+@click.command()
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.json
+def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
+    """Check the hashes of ARTIFACTS, and replay their golden samples.
+
+    Of a bare .onnx or .tflite file nothing is recorded: it is opened, and run twice on invented inputs.
+    """
+    from ..runtime.artifact import check, read_artifact
+    from ..runtime.invented import try_out
+    from ..runtime.session import load
+    from . import show
+
+    checks = []
+    for path in artifacts:
+        check(read_artifact(path))
+        model = load(path, verify=False)
+        checks.append((path, try_out(model) if model.artifact.bare else model.selftest()))
+    click.echo(show.checks_json(checks) if as_json else show.checks_text(checks))
+    return FITS if all(check.passed for _, check in checks) else MISSED
+
+
+@options.example("edgepress inspect out/digits-int8")
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@options.json
+def inspect(artifact: Path, as_json: bool) -> int:
+    """Say what ARTIFACT is: ports, files, history, operators.
+
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
+    """
+    from . import show
+    from .facts import artifact_facts
+
+    facts = artifact_facts(artifact)
+    click.echo(show.as_json(facts)) if as_json else show.facts(facts)
+    return FITS
+
+
+def _score(task: str | None, data: Path | None, tell: Callable[[str], None]) -> Any:
+    if task is None:
+        if data is not None:
+            raise click.UsageError("--data goes with --task, whose score it is for; name both or none.")
+        return None
+    with compressing():
+        tell("reading the task")
+        from .source import read_source
+
+        return read_source(task, data).data.score

@@ -1,0 +1,127 @@
+"""The commands that make: compress, explain, export."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from . import cli_options as options
+from .cli_options import FITS, MISSED, compressing, show_report
+from .terminal import progress
+
+
+@options.example(
+    'edgepress compress samples/digits/task.py --budget "size<105kB, drop<0.5%"\n'
+    "edgepress compress minilm --recipe encoder --data texts.txt --out out"
+)
+@click.command()
+@click.argument("model")
+@click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE", help="See: edgepress recipes.")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@options.on
+@options.budget
+@click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="The folder to write.")
+@options.data
+@options.lengths
+@options.force
+@options.json
+def compress(
+    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, lengths: str, force: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Make MODEL smaller, measure each step, keep what pays.
+
+    MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file. It is exported as it is
+    and after each pass of the recipe, and each file is measured on the device beside the one before it.
+    """
+    from ..devices.budget import parse_budget
+    from ..devices.device import find_device
+    from .recipe import find_recipe, recipe_table
+
+    limits, device = parse_budget(budget), find_device(on)
+    recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
+    follows = os.environ.get("RANK", "0") != "0"  # torchrun's: the first process speaks for all
+    with progress(quiet=as_json or follows) as tell, compressing():
+        tell("reading the model")
+        from .pipeline import compress as run
+        from .source import read_source, with_lengths
+
+        passes = find_recipe(recipe)
+        task = with_lengths(read_source(model, data), lengths)
+        report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
+    if not follows:
+        show_report(report, as_json)
+    if not (as_json or follows):
+        click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
+    return FITS if report.fits else MISSED
+
+
+@options.example(
+    "edgepress explain samples/digits/task.py --option int8 --option rank=0.5\n"
+    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why"
+)
+@click.command()
+@click.argument("model")
+@options.data
+@click.option("--option", "options", multiple=True, default=("int8", "int4"), show_default="int8, int4", metavar="NAME",
+              help="int8, static, int4, packed, rank=SHARE or cut=SHARE; may be repeated.")  # fmt: skip
+@click.option("--layers", multiple=True, default=("*",), metavar="PATTERN", help="Only these; may be repeated.")
+@click.option("--scored", default=3, show_default=True, type=click.IntRange(0), metavar="N",
+              help="Score the N worst from exported files.")  # fmt: skip
+@options.on
+@click.option("--out", type=click.Path(path_type=Path), help="Write explain.json, .md, .svg and .png there.")
+@options.json
+def explain(
+    model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...], scored: int, on: str,
+    out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Say which layer of MODEL costs how much accuracy.
+
+    Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
+    """
+    from ..devices.device import find_device
+
+    device = find_device(on)
+    with progress(quiet=as_json) as tell, compressing():
+        tell("reading the model")
+        from . import explained
+        from .explain import explain as run
+        from .source import read_source
+
+        if out is not None:
+            explained.refuse_unwritable(out)
+        task = read_source(model, data)
+        found = run(task.model, replace(task.data, tell=tell), options, device, layers=layers, scored=scored)
+        if out is not None:
+            explained.save(found, out)
+    click.echo(explained.to_json(found), nl=False) if as_json else explained.render(found)
+    return FITS
+
+
+@options.example("edgepress export samples/digits/task.py --to onnx --out out/digits")
+@click.command()
+@click.argument("model")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
+@options.data
+@options.lengths
+@options.force
+def export(model: str, to: str, out: Path, data: Path | None, lengths: str, force: bool) -> int:
+    """Write MODEL as it is in another format.
+
+    The artifact is a folder: the model's file, its manifest with the hashes, and golden samples.
+    """
+    from ..runtime.files import refuse_existing
+
+    refuse_existing(out, force=force)
+    with progress() as tell, compressing():
+        tell("reading the model")
+        from ..export.formats import export as write
+        from .source import read_source, with_lengths
+
+        task = with_lengths(read_source(model, data), lengths)
+        tell(f"exporting to {to}")
+        artifact = write(task.model, to, out, force=force)
+    click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
+    return FITS
