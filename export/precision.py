@@ -1,0 +1,97 @@
+"""The precision of a file, read from the file, and how far it allows two files to differ.
+
+A pair is held to the limits of the coarser of its two precisions; two files that hold the same integers, made by the
+same steps, to tighter ones: there only the engines' arithmetic differs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.artifact import Artifact, Step, known_format
+
+# From the finest to the coarsest.
+PRECISIONS = ("float32", "float16", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pair of files is held to: the least mean cosine over natural inputs, and over all of them, worst included.
+
+    `difference` bounds max|a − b| / max|a|, and None leaves that to the cosine.
+    """
+
+    cosine: float
+    worst_cosine: float
+    difference: float | None = None
+
+
+# The coarser precision of two files -> what rounding alone may make of it. Measured on MiniLM and the digits networks:
+# float16 .999999, int8 .997 to .9999, int4 in blocks .98 to .996; unnatural inputs cost more, and are held to less.
+BETWEEN = {
+    "float32": Limits(0.99999, 0.9999, 1e-3),
+    "float16": Limits(0.9999, 0.999, 2e-2),
+    "int8": Limits(0.99, 0.90),
+    "int4": Limits(0.95, 0.80),
+}
+# Two files with the same integers.
+SAME = {
+    "float32": Limits(0.99999, 0.9999, 1e-3),
+    "float16": Limits(0.9999, 0.999, 2e-2),
+    "int8": Limits(0.998, 0.98),
+    "int4": Limits(0.995, 0.97),
+}
+# Passes that only round what is there. Any other makes another network of it.
+ROUNDING = {"static_int8", "dynamic_int8", "weight_only", "packed_int8", "mixed", "float16"}
+# A setting that belongs to the format or to the device, and is no other decision.
+_OWN = {"symmetric", "short_scales", "activation", "reduce_range"}
+
+
+def limits(a: tuple[str, tuple[Step, ...]], b: tuple[str, tuple[Step, ...]]) -> Limits | None:
+    """What two files, as (precision, history), are held to; None where they are different networks."""
+    coarser = max(a[0], b[0], key=PRECISIONS.index)
+    if _steps(a[1], rounding=False) != _steps(b[1], rounding=False):
+        return None
+    same = a[0] == b[0] and _steps(a[1], rounding=True) == _steps(b[1], rounding=True)
+    return (SAME if same else BETWEEN)[coarser]
+
+
+def _steps(history: Iterable[Step], *, rounding: bool) -> list[tuple[str, str]]:
+    """The steps that decide about the numbers, with their settings; those that only round where `rounding` is set."""
+    return [
+        (step.name, repr(sorted((k, v) for k, v in step.settings.items() if k not in _OWN)))
+        for step in history
+        if rounding or step.name not in ROUNDING
+    ]
+
+
+def precision_of(artifact: Artifact) -> str:
+    """One of PRECISIONS: that of the coarsest weights. Raises MissingExtra where the file cannot be looked into."""
+    found = known_format(artifact.format, _READERS)(artifact.model)
+    return max(found, key=PRECISIONS.index, default="float32")
+
+
+def _onnx(path: Path) -> set[str]:
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    names = onnx.TensorProto.DataType.Name
+    kinds = {names(tensor.data_type) for tensor in graph.initializer if int(np.prod(tensor.dims)) > 1}
+    bits = {a.i for node in graph.node for a in node.attribute if a.name == "bits"}
+    return {_KINDS[kind] for kind in kinds if kind in _KINDS} | ({"int4"} if 4 in bits else set())
+
+
+def _tflite(path: Path) -> set[str]:
+    from .tflite_file import read_file, schema, shape
+
+    model = read_file(path).model
+    held = [t for graph in model.subgraphs for t in graph.tensors if model.buffers[t.buffer].data is not None]
+    kinds = {"INT4": "int4", "INT8": "int8", "FLOAT16": "float16", "UINT8": "int8"}
+    codes = {getattr(schema.TensorType, name): kind for name, kind in kinds.items()}
+    return {codes[tensor.type] for tensor in held if tensor.type in codes and int(np.prod(shape(tensor))) > 1}
+
+
+_KINDS = {"INT4": "int4", "UINT4": "int4", "INT8": "int8", "UINT8": "int8", "FLOAT16": "float16"}
+_READERS: Mapping[str, Callable[[Path], set[str]]] = {"onnx": _onnx, "tflite": _tflite}
