@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import cli_options as options
 from .cli_options import FITS, MISSED, compressing, show_report
 from .terminal import progress
+
+if TYPE_CHECKING:
+    from .source import Task
 
 
 @options.example(
@@ -88,27 +91,36 @@ def report(
     return FITS if result.fits else MISSED
 
 
-@options.example("edgepress verify out/digits-int8")
+@options.example(
+    "edgepress verify out/digits-int8\nedgepress verify out/digits-fp32 out/digits-int8 --source samples/digits/task.py"
+)
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--source", metavar="MODEL", help="The model that they were made from: it is held against them, and judges."
+)
+@options.data
+@click.option("--out", type=click.Path(path_type=Path), help="Write parity.json, .md, .svg and .png there.")
 @options.json
-def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
-    """Check the hashes of ARTIFACTS, and replay their golden samples.
+def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, out: Path | None, as_json: bool) -> int:
+    """Check the hashes of ARTIFACTS, replay their golden samples, hold them against each other.
 
-    Of a bare .onnx or .tflite file nothing is recorded: it is opened, and run twice on invented inputs.
+    Of a bare .onnx or .tflite file nothing is recorded: it is run twice on invented inputs. Files of one model are
+    compared pair by pair, each pair held to what its precisions allow; with --source the layer where two part is named.
     """
-    from ..runtime.artifact import check, read_artifact
-    from ..runtime.invented import try_out
-    from ..runtime.session import load
-    from . import show
+    from . import verified
+    from .verify import verify as run
 
-    checks = []
-    for path in artifacts:
-        check(read_artifact(path))
-        model = load(path, verify=False)
-        checks.append((path, try_out(model) if model.artifact.bare else model.selftest()))
-    click.echo(show.checks_json(checks) if as_json else show.checks_text(checks))
-    return FITS if all(check.passed for _, check in checks) else MISSED
+    if data is not None and source is None:
+        raise click.UsageError("--data goes with --source, whose data it is; name both or none.")
+    if out is not None:
+        verified.refuse_unwritable(out)
+    with progress(quiet=as_json) as tell:
+        found = run(artifacts, _task(source, data, tell), tell)
+    if out is not None:
+        verified.save(found, out)
+    click.echo(verified.to_json(found), nl=False) if as_json else verified.render(found)
+    return FITS if found.passed else MISSED
 
 
 @options.example("edgepress inspect out/digits-int8")
@@ -133,8 +145,16 @@ def _score(task: str | None, data: Path | None, tell: Callable[[str], None]) -> 
         if data is not None:
             raise click.UsageError("--data goes with --task, whose score it is for; name both or none.")
         return None
+    found = _task(task, data, tell)
+    assert found is not None
+    return found.data.score
+
+
+def _task(model: str | None, data: Path | None, tell: Callable[[str], None]) -> "Task | None":
+    if model is None:
+        return None
     with compressing():
-        tell("reading the task")
+        tell("reading the model")
         from .source import read_source
 
-        return read_source(task, data).data.score
+        return read_source(model, data)

@@ -7,9 +7,10 @@ import numpy as np
 
 from ..runtime.arrays import read_arrays
 from ..runtime.artifact import GOLDEN
-from ..runtime.errors import DataError, MissingExtra, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.golden import read_golden
 from ..runtime.session import LoadedModel
+from .tokenization import read_tokenizer, text_encoder
 
 
 def read_inputs(model: LoadedModel, files: Sequence[str], text: str | None, golden: bool) -> dict[str, np.ndarray]:
@@ -33,16 +34,8 @@ def _encoded(model: LoadedModel, text: str) -> dict[str, np.ndarray]:
     path = model.artifact.asset("tokenizer.json")
     if path is None:
         raise UsageError(f"{model.artifact.path} has no tokenizer.json; give --input NAME=FILE.npy")
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingExtra("tokenizers", "text") from error
-    try:
-        encoding = Tokenizer.from_file(str(path)).encode(text)
-    except Exception as error:  # the library raises plain Exception
-        raise DataError(f"{path} is no tokenizer that can be read: {error}; export the model again") from error
-    known = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
-    return {port.name: np.array([known[port.name]], port.dtype) for port in model.inputs if port.name in known}
+    tokenizer = read_tokenizer(path.read_bytes(), str(path))
+    return dict(text_encoder(tokenizer, model.inputs, {})(text))
 
 
 def _from_files(model: LoadedModel, files: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ from ..devices.words import plain, show_bytes
 from ..runtime.artifact import Artifact
 from ..runtime.errors import UnsupportedError, UsageError
 from ..runtime.files import new_file
-from ..runtime.golden import SelfTest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,37 +62,6 @@ def save_outputs(outputs: Mapping[str, np.ndarray], path: Path) -> None:
             raise UnsupportedError(f"--save {path}: the output {name!r} holds strings, which NumPy would pickle")
     with new_file(path) as draft, draft.open("wb") as stream:
         np.savez_compressed(stream, **outputs)  # pyright: ignore[reportArgumentType] - stubs want allow_pickle first
-
-
-def checks_text(checks: Sequence[tuple[Path, SelfTest]]) -> str:
-    """Two lines for each artifact: what the golden self-test saw. Of a bare file nothing is recorded."""
-    words = []
-    for path, check in checks:
-        if path.is_file():
-            verdict = "finite outputs, twice alike" if check.passed else "OUTPUTS NOT FINITE, or not twice alike"
-            words += [f"{path}: a bare file of which nothing is recorded", f"  run on invented inputs: {verdict}"]
-            continue
-        verdict = "outputs as recorded" if check.passed else "OUTPUTS DIFFER from the recorded ones; do not ship it"
-        seen = f"{check.cases} golden samples, difference {check.difference:.1e}, tolerance {check.tolerance:.1e}"
-        words += [f"{path}: hashes as exported, {verdict}", f"  {seen}"]
-    return "\n".join(words)
-
-
-def checks_json(checks: Sequence[tuple[Path, SelfTest]]) -> str:
-    """The same for scripts."""
-    return as_json(
-        [
-            {
-                "path": str(p),
-                "recorded": not p.is_file(),
-                "passed": c.passed,
-                "cases": c.cases,
-                "difference": c.difference,
-                "tolerance": c.tolerance,
-            }
-            for p, c in checks
-        ]
-    )
 
 
 def facts(found: Mapping[str, Any]) -> None:

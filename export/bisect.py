@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import fx
 
-from .follow import Layer, follow, operations
-from .model import Model
+from .follow import Layer, follow
 from .values import file_values
 
 # The relative error that rounding makes of one layer, and the largest that is still taken for it, by precision.
@@ -52,13 +51,13 @@ class Parting:
     expected: float
 
 
-def bisect(model: Model, inputs: Mapping[str, np.ndarray], a: File, b: File) -> Parting | None:
+def bisect(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], a: File, b: File) -> Parting | None:
     """Where `a` and `b` part on `inputs`, which have shapes that both files take; None where no layer stands out.
 
-    Raises UnsupportedError where the source cannot be traced, EngineError where a file does not run.
+    `graph` is what `follow.operations` makes of the source, `inputs` are in the order of its own. Raises EngineError
+    where a file does not run.
     """
-    graph, ordered = operations(model), {name: inputs[name] for name in model.example}
-    left, right = (_layers(graph, ordered, file) for file in (a, b))
+    left, right = (_layers(graph, inputs, file) for file in (a, b))
     worst: tuple[float, int] = 0.0, 0
     for index, (mine, other) in enumerate(zip(left, right, strict=True)):
         if mine.lost != other.lost and (other if mine.lost else mine).found:

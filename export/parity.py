@@ -118,27 +118,32 @@ def _pair(
     a: Side, b: Side, samples: Sequence[Sample], left: Sequence[Arrays | str], right: Sequence[Arrays | str]
 ) -> Pair:
     held = limits((a.precision, a.history), (b.precision, b.history))
-    seen: list[tuple[float, float, float, float]] = []
+    seen: dict[int, Comparison] = {}
     breaches: list[str] = []
-    for sample, x, y in zip(samples, left, right, strict=True):
-        if isinstance(x, str) or isinstance(y, str):
-            seen.append((1.0, 0.0, np.nan, np.nan))
-            if isinstance(x, str) != isinstance(y, str):
-                name, why = (a.name, x) if isinstance(x, str) else (b.name, y)
-                breaches.append(f"{name} does not take the sample {sample.kind!r}: {why}")
-            continue
-        if x.keys() != y.keys():
-            raise UsageError(f"{a.name} gives {_names(x)}, {b.name} gives {_names(y)}; expected files of one model")
-        seen.append(compare(x, y))
-    cosines, differences, agreements, kls = (np.array(column) for column in zip(*seen, strict=True))
-    natural = np.array([sample.natural for sample in samples])
-    worst = int(np.argmin(cosines))
-    mean = float(cosines[natural].mean())
-    top1, kl = (None if np.isnan(c).all() else float(np.nanmean(c[natural])) for c in (agreements, kls))
+    for number, (sample, x, y) in enumerate(zip(samples, left, right, strict=True)):
+        if not isinstance(x, str) and not isinstance(y, str):
+            if x.keys() != y.keys():
+                raise UsageError(f"{a.name} gives {_names(x)}, {b.name} gives {_names(y)}; expected files of one model")
+            seen[number] = compare(x, y)
+        elif isinstance(x, str) != isinstance(y, str):
+            name, why = (a.name, x) if isinstance(x, str) else (b.name, y)
+            breaches.append(f"{name} does not take the sample {sample.kind!r}: {why}")
+    natural = [found for number, found in seen.items() if samples[number].natural]
+    if not natural:
+        raise UsageError(f"{a.name} and {b.name} take no sample both; expected files of one model")
+    worst = min(seen, key=lambda number: float(seen[number].cosines.min()))
+    mean = float(np.concatenate([found.cosines for found in natural]).mean())
+    least, difference = float(seen[worst].cosines.min()), max(found.difference for found in seen.values())
     if held is not None:
-        breaches += _breaches(held, mean, float(cosines[worst]), float(differences.max()), samples[worst].kind)
-    return Pair(a.name, b.name, mean, float(cosines[worst]), float(differences.max()), top1, kl, worst, held,
-                tuple(breaches))  # fmt: skip
+        breaches += _breaches(held, mean, least, difference, samples[worst].kind)
+    top1, kl = (_mean([getattr(found, name) for found in natural]) for name in ("same_top1", "kl"))
+    return Pair(a.name, b.name, mean, least, difference, top1, kl, worst, held, tuple(breaches))
+
+
+def _mean(rows: Sequence[np.ndarray]) -> float | None:
+    """Over the rows of all samples; None where there are none."""
+    joined = np.concatenate(rows)
+    return float(joined.mean()) if joined.size else None
 
 
 def _breaches(held: Limits, mean: float, worst: float, difference: float, kind: str) -> list[str]:
@@ -152,30 +157,38 @@ def _breaches(held: Limits, mean: float, worst: float, difference: float, kind: 
     return found
 
 
-def compare(x: Arrays, y: Arrays) -> tuple[float, float, float, float]:
-    """The worst cosine and difference of any output, and top-1 agreement and KL of `logits` (NaN without them).
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two answers to one sample: the cosine of each row of each output, and the largest difference of any.
 
-    Outputs that are not finite on one side only have the cosine -1 and an infinite difference, as have other shapes.
+    `same_top1` and `kl` have a number for each row of `logits`, none where there are none.
     """
+
+    cosines: np.ndarray
+    difference: float
+    same_top1: np.ndarray
+    kl: np.ndarray
+
+
+def compare(x: Arrays, y: Arrays) -> Comparison:
+    """Outputs of other shapes, or not finite on one side only, have the cosine -1 and an infinite difference."""
     pairs = [(np.asarray(x[name]), np.asarray(y[name])) for name in x]
-    cosine = min(_cosine(a, b) for a, b in pairs)
+    cosines = np.concatenate([_cosines(a, b) for a, b in pairs])
     difference = max(_difference(a, b) for a, b in pairs)
-    if "logits" not in x or x["logits"].shape != y["logits"].shape or cosine == -1:
-        return cosine, difference, np.nan, np.nan
+    if "logits" not in x or not np.isfinite(difference):
+        return Comparison(cosines, difference, np.empty(0), np.empty(0))
     p, q = (_log_softmax(side["logits"].astype(np.float64)) for side in (x, y))
-    return cosine, difference, float((p.argmax(-1) == q.argmax(-1)).mean()), float((np.exp(p) * (p - q)).sum(-1).mean())
+    return Comparison(cosines, difference, p.argmax(-1) == q.argmax(-1), (np.exp(p) * (p - q)).sum(-1))
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The smallest of any row; two rows of zeros are alike."""
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row by row; two rows of zeros are alike."""
     if not _alike(a, b):
-        return -1.0
-    x, y = (side.reshape(len(side) if side.ndim > 1 else 1, -1).astype(np.float64) for side in (a, b))
-    x, y = np.nan_to_num(x), np.nan_to_num(y)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    zeros = (np.linalg.norm(x, axis=1) == 0) & (np.linalg.norm(y, axis=1) == 0)
-    cosines = np.where(zeros, 1.0, (x * y).sum(1) / np.maximum(norms, 1e-300))
-    return float(np.clip(cosines, -1, 1).min(initial=1.0))
+        return np.array([-1.0])
+    x, y = (np.nan_to_num(side.reshape(len(side) if side.ndim > 1 else 1, -1).astype(np.float64)) for side in (a, b))
+    lengths = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    zeros = (lengths[0] == 0) & (lengths[1] == 0)
+    return np.where(zeros, 1.0, np.clip((x * y).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-300), -1, 1))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

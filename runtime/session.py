@@ -32,6 +32,9 @@ class Engine(Protocol):
 ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start}
 
 
+# Format -> the execution providers that this machine's build of its engine has.
+_PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {"onnx": ort.providers, "tflite": lambda: ("cpu",)}
+
 # Formats whose engines have been seen to compute garbage without an error: a load replays the golden samples.
 _REPLAYED = {"tflite"}
 
@@ -117,6 +120,11 @@ def load(
     if verify and artifact.format in _REPLAYED and artifact.asset(GOLDEN) is not None:
         _refuse_wrong(model)
     return model
+
+
+def providers(format_: str) -> tuple[str, ...]:
+    """The execution providers that can open a format here, by their short names. Raises UnknownName."""
+    return known_format(format_, _PROVIDERS)()
 
 
 def _refuse_wrong(model: LoadedModel) -> None:

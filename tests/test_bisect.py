@@ -12,6 +12,7 @@ from edgepress.compress.source import read_source
 from edgepress.compress.static import StaticInt8
 from edgepress.devices.device import find_device
 from edgepress.export.bisect import File, bisect
+from edgepress.export.follow import operations
 from edgepress.export.formats import export
 from edgepress.export.model import Model
 from edgepress.export.precision import precision_of
@@ -27,7 +28,7 @@ class Made:
     """A model, a sample of it, and its files by format."""
 
     def __init__(self, source: Model, shipped: Model, folder: Path, formats: tuple[str, ...]) -> None:
-        self.source = source
+        self.source = operations(source)
         self.inputs = {name: tensor[:1].numpy() for name, tensor in source.example.items()}
         self.files: dict[str, File] = {}
         for format_ in formats:

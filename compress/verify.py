@@ -1,0 +1,179 @@
+"""verify: are the files what was exported, do they compute what was recorded, and do they say the same?"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
+from ..export.precision import precision_of
+from ..runtime.artifact import check, read_artifact
+from ..runtime.golden import SelfTest
+from ..runtime.invented import invent, try_out
+from ..runtime.session import LoadedModel, load, providers
+from .part import Parted, part
+from .samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
+from .tokenization import Difference, differences, read_tokenizer, text_encoder
+
+if TYPE_CHECKING:
+    from .data import Score
+    from .source import Task
+
+Tell = Callable[[str], None]
+SOURCE = "source"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An artifact's golden samples, replayed by one engine; of a bare file nothing is recorded, and it is tried out."""
+
+    path: Path
+    provider: str
+    seen: SelfTest
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Everything that was seen. `parity` is None for one file without a source, and where files have other ports."""
+
+    replays: tuple[Replay, ...]
+    parity: Parity | None = None
+    tokenizers: tuple[Difference, ...] = ()
+    parted: tuple[Parted, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True where every replay is within its tolerance, every pair within its limits, and all tokenizers agree."""
+        good = self.parity is None or self.parity.passed
+        return good and not self.tokenizers and all(replay.seen.passed for replay in self.replays)
+
+
+def verify(paths: Sequence[Path], source: "Task | None" = None, tell: Tell = lambda text: None) -> Verified:
+    """Check the hashes of each artifact, replay its golden samples, and hold all of them against each other.
+
+    With `source` the files are held against the model that they were made from too, judged by its score, and where a
+    pair breaks its limits, the layer where it parts is named. Raises ArtifactError for a file that is missing or
+    damaged, EngineError for one that does not open.
+    """
+    for path in paths:
+        check(read_artifact(path))
+    replays = tuple(replay for path in paths for replay in _replays(path))
+    models = dict(zip(_names(paths), (load(path, verify=False) for path in paths), strict=True))
+    if len(models) == 1 and source is None:
+        return Verified(replays)
+    if len({_ports(model) for model in models.values()}) > 1:
+        return Verified(replays, notes=("not compared: the files have other inputs or outputs than each other",))
+    tokenizers = _tokenizers(models, source)
+    sides = [*_source(source), *(_side(name, model) for name, model in models.items())]
+    samples, notes = _samples(models, sides[0], source, next(iter(tokenizers.values()), None))
+    if source is not None and source.data.score is not None:
+        sides = [_scored(side, source.data.score, tell) for side in sides]
+    parity = hold(sides, samples, tell)
+    disagree = differences(tokenizers, list(TEXTS.values())) if len(tokenizers) > 1 else []
+    parted = part([pair for pair in parity.pairs if pair.breaches], models, samples, source, tell)
+    return Verified(replays, parity, tuple(disagree), tuple(parted), notes)
+
+
+def _replays(path: Path) -> Iterator[Replay]:
+    artifact = read_artifact(path)
+    for provider in providers(artifact.format):
+        model = load(path, verify=False, providers=[provider])
+        yield Replay(path, provider, try_out(model) if artifact.bare else model.selftest())
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The artifacts' names; where two are the same, the paths as they were given."""
+    names = [read_artifact(path).name for path in paths]
+    return names if len({*names, SOURCE}) > len(names) else [str(path) for path in paths]
+
+
+def _ports(model: LoadedModel) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(sorted(port.name for port in side)) for side in (model.inputs, model.outputs))
+
+
+def _source(source: "Task | None") -> Iterator[Side]:
+    if source is not None:
+        from .fidelity import run_batch
+
+        model = source.model
+        yield Side(SOURCE, "torch", "float32", model.history, remembered(lambda inputs: run_batch(model, inputs)))
+
+
+def _side(name: str, model: LoadedModel) -> Side:
+    artifact = model.artifact
+    run = remembered(lambda inputs: model(**inputs))
+    return Side(name, artifact.format, precision_of(artifact), artifact.history, run)
+
+
+def remembered(run: Run) -> Run:
+    """`run`, which computes the same inputs once: the score and the matrix ask for the same."""
+    answers: dict[str, Arrays] = {}
+
+    def answer(inputs: Arrays) -> Arrays:
+        key = fingerprint(inputs)
+        if key not in answers:
+            answers[key] = run(inputs)
+        return answers[key]
+
+    return answer
+
+
+def _scored(side: Side, score: "Score", tell: Tell) -> Side:
+    tell(f"parity: the score of {side.name}")
+    return replace(side, score=score(lambda **inputs: side.run(inputs)))
+
+
+def _tokenizers(models: Mapping[str, LoadedModel], source: "Task | None") -> dict[str, Any]:
+    """What each side that has one tokenizes with, the source first."""
+    found = {name: model.artifact.asset(TOKENIZER) for name, model in models.items()}
+    contents = {name: path.read_bytes() for name, path in found.items() if path is not None}
+    if source is not None and TOKENIZER in source.model.assets:
+        contents = {SOURCE: source.model.assets[TOKENIZER]} | contents
+    return {name: read_tokenizer(content, name) for name, content in contents.items()}
+
+
+def _samples(
+    models: Mapping[str, LoadedModel], first: Side, source: "Task | None", tokenizer: Any
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """What all files take, and in words what was left out."""
+    ports = next(iter(models.values())).inputs
+    limits = _limits(models)
+    natural = golden_samples([model.artifact for model in models.values()])
+    if source is not None:
+        natural += [Sample("data", inputs) for inputs in _data(first, source)]
+    if not natural:
+        natural = [Sample("golden", {port.name: invent(port) for port in ports})]
+    fitting = [sample for sample in natural if fits(ports, sample.inputs, limits)]
+    left = len(natural) - len(fitting)
+    longest = ", ".join(f"{label} {size}" for label, size in limits.items())
+    notes = (f"{left} samples are longer than a file takes ({longest}), and were left out",) if left else ()
+    encode = None if tokenizer is None else text_encoder(tokenizer, ports, limits)
+    return [*fitting, *unnatural_samples(ports, fitting, limits, encode)], notes
+
+
+def _limits(models: Mapping[str, LoadedModel]) -> dict[str, int]:
+    """The longest lengths that all files take, by a free axis's name."""
+    limits: dict[str, int] = {}
+    for model in models.values():
+        pieces = {port.shape[0] for port in model.inputs if port.shape}  # what is cut into pieces may have any length
+        for label, lengths in model.engine.needs.get("lengths", {}).items():
+            if label not in pieces:
+                limits[label] = min(max(lengths), limits.get(label, max(lengths)))
+    return limits
+
+
+def _data(side: Side, source: "Task") -> list[Arrays]:
+    """The samples that the score judges, as it hands them over; else those of the calibration."""
+    seen: list[Arrays] = []
+
+    def session(**inputs: np.ndarray) -> Arrays:
+        seen.append(inputs)
+        return side.run(inputs)
+
+    if source.data.score is not None:
+        source.data.score(session)
+    return seen or [dict(batch) for batch in source.data.calibration]
