@@ -9,9 +9,10 @@ import numpy as np
 
 from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
 from ..export.precision import precision_of
-from ..runtime.artifact import check, read_artifact
+from ..runtime.artifact import Port, check, read_artifact
 from ..runtime.golden import SelfTest
 from ..runtime.invented import invent, try_out
+from ..runtime.machine import this_machine
 from ..runtime.session import LoadedModel, load, providers
 from .part import Parted, part
 from .samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
@@ -62,11 +63,12 @@ def verify(paths: Sequence[Path], source: "Task | None" = None, tell: Tell = lam
     for path in paths:
         check(read_artifact(path))
     replays = tuple(replay for path in paths for replay in _replays(path))
-    models = dict(zip(_names(paths), (load(path, verify=False) for path in paths), strict=True))
+    threads = this_machine().cores  # nothing is timed here, and one engine would take a single one
+    models = dict(zip(_names(paths), (load(path, verify=False, threads=threads) for path in paths), strict=True))
     if len(models) == 1 and source is None:
         return Verified(replays)
-    if len({_ports(model) for model in models.values()}) > 1:
-        return Verified(replays, notes=("not compared: the files have other inputs or outputs than each other",))
+    if (reason := _strangers(list(models.values()), source)) is not None:
+        return Verified(replays, notes=(f"not compared with each other: {reason}",))
     tokenizers = _tokenizers(models, source)
     sides = [*_source(source), *(_side(name, model) for name, model in models.items())]
     samples, notes = _samples(models, sides[0], source, next(iter(tokenizers.values()), None))
@@ -91,8 +93,30 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names if len({*names, SOURCE}) > len(names) else [str(path) for path in paths]
 
 
-def _ports(model: LoadedModel) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(sorted(port.name for port in side)) for side in (model.inputs, model.outputs))
+def _strangers(models: Sequence[LoadedModel], source: "Task | None") -> str | None:
+    """Why these are not files of one model; None where they may be."""
+    first = models[0]
+    for other in models[1:]:
+        for mine, theirs in ((first.inputs, other.inputs), (first.outputs, other.outputs)):
+            if not _alike(mine, theirs):
+                return f"one has {', '.join(map(str, mine))}, another {', '.join(map(str, theirs))}"
+    made_from = {model.artifact.source["sha256"] for model in models if "sha256" in model.artifact.source}
+    if source is None and len(made_from) > 1:
+        return "their manifests tell different sources; name the one that they shall be held against with --source"
+    return None
+
+
+def _alike(mine: Sequence[Port], theirs: Sequence[Port]) -> bool:
+    """True where names, types and ranks agree, and every axis that both have fixed."""
+    others = {port.name: port for port in theirs}
+    if others.keys() != {port.name for port in mine}:
+        return False
+    pairs = [(port, others[port.name]) for port in mine]
+    return all(a.dtype == b.dtype and len(a.shape) == len(b.shape) and _fit(a.shape, b.shape) for a, b in pairs)
+
+
+def _fit(a: Sequence[int | str], b: Sequence[int | str]) -> bool:
+    return all(x == y for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int))
 
 
 def _source(source: "Task | None") -> Iterator[Side]:

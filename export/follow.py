@@ -23,6 +23,8 @@ from .values import Value
 
 # A value of fewer numbers tells too little to be found by.
 _LEAST = 4
+# What is larger masks something; one file writes the lowest float there, another -1e9.
+_MASK = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +128,13 @@ def _depends_on_inputs(node: fx.Node) -> bool:
 
 def _nearest(values: Sequence[Value], expected: np.ndarray) -> tuple[Value | None, np.ndarray, float]:
     """The nearest value, in the expected layout, and its relative error."""
-    norm = max(float(np.linalg.norm(expected)), 1e-12)
+    counts = np.abs(expected) < _MASK
+    wanted = np.where(counts, expected, 0)
+    norm = max(float(np.linalg.norm(wanted)), 1e-12)
     best: tuple[Value | None, np.ndarray, float] = None, expected, float("inf")
     for value in values:
         for array in _layouts(value.array, expected.shape):
-            error = float(np.linalg.norm(array - expected)) / norm
+            error = float(np.linalg.norm(np.where(counts, array, 0) - wanted)) / norm
             if error < best[2]:
                 best = value, np.ascontiguousarray(array), error
     return best

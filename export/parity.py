@@ -185,7 +185,7 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Row by row; two rows of zeros are alike."""
     if not _alike(a, b):
         return np.array([-1.0])
-    x, y = (np.nan_to_num(side.reshape(len(side) if side.ndim > 1 else 1, -1).astype(np.float64)) for side in (a, b))
+    x, y = (_finite(side).reshape(len(side) if side.ndim > 1 else 1, -1) for side in (a, b))
     lengths = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
     zeros = (lengths[0] == 0) & (lengths[1] == 0)
     return np.where(zeros, 1.0, np.clip((x * y).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-300), -1, 1))
@@ -194,7 +194,7 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     if not _alike(a, b):
         return float("inf")
-    x, y = np.nan_to_num(a.astype(np.float64)), np.nan_to_num(b.astype(np.float64))
+    x, y = _finite(a), _finite(b)
     return float(np.abs(x - y).max(initial=0.0) / max(float(np.abs(x).max(initial=0.0)), 1e-12))
 
 
@@ -204,6 +204,12 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
         return False
     open_ = ~(np.isfinite(a) & np.isfinite(b))
     return np.array_equal(a[open_], b[open_], equal_nan=True)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """As float64, with 0 for what is not finite: both sides have the same there."""
+    x = array.astype(np.float64)
+    return np.where(np.isfinite(x), x, 0.0)
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

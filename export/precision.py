@@ -45,8 +45,6 @@ SAME = {
 }
 # Passes that only round what is there. Any other makes another network of it.
 ROUNDING = {"static_int8", "dynamic_int8", "weight_only", "packed_int8", "mixed", "float16"}
-# A setting that belongs to the format or to the device, and is no other decision.
-_OWN = {"symmetric", "short_scales", "activation", "reduce_range"}
 
 
 def limits(a: tuple[str, tuple[Step, ...]], b: tuple[str, tuple[Step, ...]]) -> Limits | None:
@@ -59,12 +57,9 @@ def limits(a: tuple[str, tuple[Step, ...]], b: tuple[str, tuple[Step, ...]]) -> 
 
 
 def _steps(history: Iterable[Step], *, rounding: bool) -> list[tuple[str, str]]:
-    """The steps that decide about the numbers, with their settings; those that only round where `rounding` is set."""
-    return [
-        (step.name, repr(sorted((k, v) for k, v in step.settings.items() if k not in _OWN)))
-        for step in history
-        if rounding or step.name not in ROUNDING
-    ]
+    """The steps with their settings; those that only round where `rounding` is set."""
+    told = [(step.name, repr(sorted(step.settings.items()))) for step in history]
+    return [step for step in told if rounding or step[0] not in ROUNDING]
 
 
 def precision_of(artifact: Artifact) -> str:

@@ -68,7 +68,9 @@ def _onnx(path: Path, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
 
 def _tflite(path: Path, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     interpreter = _interpreter(path)
-    _shortest(interpreter)(**inputs)
+    runner = _shortest(interpreter)
+    dtypes = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    runner(**{name: inputs[name].astype(dtype) for name, dtype in dtypes.items()})
     graph = 0
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     for operator in interpreter._get_ops_details():

@@ -148,7 +148,7 @@ def test_verify_replays_the_golden_samples(artifact, make_artifact):
     other = make_artifact("other").path
     said = edgepress("verify", artifact, other, "--json")
     assert said.code == 0
-    assert [(check["path"], check["passed"], check["cases"]) for check in said.json] == [
+    assert [(check["path"], check["passed"], check["cases"]) for check in said.json["replays"]] == [
         (str(artifact), True, 2), (str(other), True, 1),
     ]  # fmt: skip
     assert "hashes as exported, outputs as recorded" in edgepress("verify", artifact).out
@@ -175,7 +175,7 @@ def test_a_bare_file_of_either_format_is_inspected_run_reported_and_verified(lin
         said = edgepress("verify", path)
         assert said.code == 0
         assert "a bare file of which nothing is recorded" in said.out
-        assert edgepress("verify", path, "--json").json[0]["recorded"] is False
+        assert edgepress("verify", path, "--json").json["replays"][0]["recorded"] is False
 
 
 def test_verify_fails_with_1_where_the_outputs_are_others(artifact):
@@ -188,7 +188,7 @@ def test_verify_fails_with_1_where_the_outputs_are_others(artifact):
     said = edgepress("verify", artifact)
     assert said.code == 1
     assert "OUTPUTS DIFFER" in said.out
-    assert edgepress("verify", artifact, "--json").json[0]["passed"] is False
+    assert edgepress("verify", artifact, "--json").json["passed"] is False
 
 
 def test_report_measures_what_others_made_beside_our_own(artifact, linear, tmp_path):

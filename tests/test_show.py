@@ -9,7 +9,6 @@ from edgepress.compress import show
 from edgepress.compress.facts import artifact_facts
 from edgepress.runtime.artifact import Artifact, File, read_artifact
 from edgepress.runtime.errors import UnsupportedError, UsageError
-from edgepress.runtime.golden import SelfTest
 
 BARE = Artifact(Path("x.onnx"), "onnx", (File("x.onnx", 1, "0" * 64),), bare=True)
 
@@ -95,10 +94,6 @@ def test_json_holds_every_value_of_an_output_in_one_line():
 def test_json_is_strict_where_values_are_no_numbers():
     raw = strict(show.outputs_json({"y": np.array([np.nan, -np.inf, 1.0])}))
     assert raw == {"y": {"dtype": "float64", "shape": [3], "values": ["nan", "-inf", 1.0]}}
-    checks = strict(show.checks_json([(Path("out/x"), SelfTest(2, math.inf, 1e-5))]))
-    assert checks == [
-        {"path": "out/x", "recorded": True, "passed": False, "cases": 2, "difference": "inf", "tolerance": 1e-05}
-    ]
 
 
 def test_outputs_are_saved_whole_and_come_back(tmp_path):
@@ -121,27 +116,6 @@ def test_strings_are_not_saved_and_the_older_file_stays(tmp_path):
         show.save_outputs({"y": np.array(["a"], object)}, tmp_path / "o.npz")
     assert (tmp_path / "o.npz").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
-
-
-def test_a_check_says_whether_the_outputs_are_those_recorded():
-    text = show.checks_text([(Path("a"), SelfTest(2, 1e-7, 1e-5)), (Path("b"), SelfTest(2, 1e-2, 1e-5))])
-    assert text.splitlines() == [
-        "a: hashes as exported, outputs as recorded",
-        "  2 golden samples, difference 1.0e-07, tolerance 1.0e-05",
-        "b: hashes as exported, OUTPUTS DIFFER from the recorded ones; do not ship it",
-        "  2 golden samples, difference 1.0e-02, tolerance 1.0e-05",
-    ]
-
-
-def test_of_a_bare_file_it_says_that_nothing_is_recorded(tmp_path: Path):
-    path = tmp_path / "m.tflite"
-    path.touch()
-    good, bad = (show.checks_text([(path, SelfTest(1, difference, 1e-4))]) for difference in (0.0, math.inf))
-    assert (
-        good
-        == f"{path}: a bare file of which nothing is recorded\n  run on invented inputs: finite outputs, twice alike"
-    )
-    assert "OUTPUTS NOT FINITE, or not twice alike" in bad
 
 
 def test_the_facts_of_an_artifact_are_shown_whole(artifact: Path, capsys):
