@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,7 +77,7 @@ class Artifact:
         if self.bare:
             return self.path.stem
         folder = self.path.resolve()
-        return f"{folder.parent.name}/{folder.name}" if os.path.isfile(folder.parent / FAMILY) else folder.name
+        return f"{folder.parent.name}/{folder.name}" if (folder.parent / FAMILY).is_file() else folder.name
 
     @property
     def model(self) -> Path:

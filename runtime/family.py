@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +64,10 @@ class Family:
 
 def is_family(path: str | Path) -> bool:
     """True for a folder with a `family.json` in it."""
-    return os.path.isfile(os.path.join(path, FAMILY))  # noqa: PTH - Path's own raises for a name that is too long
+    try:
+        return (Path(path) / FAMILY).is_file()
+    except OSError:  # no permission, a name that is too long: whoever reads it will say so
+        return False
 
 
 def members(path: Path) -> list[Path]:

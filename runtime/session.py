@@ -108,7 +108,7 @@ class LoadedModel:
 def load(
     path: str | Path,
     *,
-    format: str | None = None,
+    format: str | None = None,  # noqa: A002 - the field's word
     threads: int | None = None,
     providers: Sequence[str] = ("cpu",),
     verify: bool = True,
