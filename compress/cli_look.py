@@ -104,7 +104,8 @@ def report(
 def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
     """Check the hashes of ARTIFACTS, and replay their golden samples.
 
-    A family stands for each of its members, which must belong together. Of a bare .onnx or .tflite file nothing is recorded: it is opened, and run twice on invented inputs.
+    A family stands for each of its members, which must belong together. Of a bare .onnx or .tflite file nothing is
+    recorded: it is opened, and run twice on invented inputs.
     """
     from ..runtime.artifact import check, read_artifact
     from ..runtime.family import members
@@ -113,7 +114,7 @@ def verify(artifacts: tuple[Path, ...], as_json: bool) -> int:
     from . import show
 
     checks = []
-    for path in (member for path in artifacts for member in members(path)):
+    for path in (member for artifact in artifacts for member in members(artifact)):
         check(read_artifact(path))
         model = load(path, verify=False)
         checks.append((path, try_out(model) if model.artifact.bare else model.selftest()))

@@ -131,11 +131,11 @@ def export(model: str, to: str, out: Path, data: Path | None, lengths: str, forc
 
         formats = known_formats(to, EXPORTERS)
         task = with_lengths(read_source(model, data), lengths)
-        if len(formats) > 1:
+        if formats == (to,):
+            tell(f"exporting to {to}")
+            sizes = f"{write(task.model, to, out, force=force).bytes:,}"
+        else:
             family = export_family(task.model, formats, out, force=force, tell=tell)
             sizes = ", ".join(f"{form} {member.bytes:,}" for form, member in family.members.items())
-        else:
-            tell(f"exporting to {to}")
-            sizes = f"{write(task.model, formats[0], out, force=force).bytes:,}"
     click.echo(f"written: {out} ({sizes} bytes of model)")
     return FITS

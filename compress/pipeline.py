@@ -133,11 +133,11 @@ def compress(
         final = run.measure(*(stage.artifact for stage in (*stages, *others)))
         judged = [(row.kept, row.why) for row in run.rows] + [(True, "") for _ in others]
         run.rows = [replace(row, kept=kept, why=why) for row, (kept, why) in zip(final, judged, strict=True)]
-    places = {baseline.artifact.path: first}
+    moves = {baseline.artifact.path: first}
     if kept is not baseline:
         members = [stage.artifact for stage in (kept, *others)]
-        places |= {member.path: result / member.format if others else result for member in members}
-    return from_first(lambda: _ship(run, places, result))
+        moves |= {member.path: result / member.format if others else result for member in members}
+    return from_first(lambda: _ship(run, moves, result))
 
 
 def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Path, Path]:

@@ -73,9 +73,8 @@ class Recipe:
         the recipe has made one that does not; a single format is left to its exporter, which knows the layers.
         """
         wishes = common_wishes(to, _FORMATS_OWN)
-        own = {name: getattr(device, name) for name in _DEVICES_OWN} | {
-            name: wish for name, (_, wish) in wishes.items()
-        }
+        own = {name: getattr(device, name) for name in _DEVICES_OWN}
+        own |= {name: wish for name, (_, wish) in wishes.items()}
         filled = tuple((name, _filled(step, own)) for name, step in self.passes)
         if len(to) > 1:
             for name, step in filled:
