@@ -40,6 +40,7 @@ def compress(
     from ..devices.budget import parse_budget
     from ..devices.device import find_device
     from ..runtime.artifact import known_formats
+    from ..runtime.family import is_family
     from .recipe import find_recipe, recipe_table
 
     limits, device = parse_budget(budget), find_device(on)
@@ -59,6 +60,8 @@ def compress(
         show_report(report, as_json)
     if not (as_json or follows):
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
+        if "," in to and not is_family(out / report.ships):
+            click.echo(f"no pass paid, so there is no family; as it came: edgepress export {model} --to {to} --out FOLDER")
     return FITS if report.fits else MISSED
 
 
