@@ -61,7 +61,8 @@ def compress(
     if not (as_json or follows):
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
         if "," in to and not is_family(out / report.ships):
-            click.echo(f"no pass paid, so there is no family; as it came: edgepress export {model} --to {to} --out FOLDER")
+            remedy = f"edgepress export {model} --to {to} --out FOLDER"
+            click.echo(f"no pass paid, so there is no family; the model as it came, in each format: {remedy}")
     return FITS if report.fits else MISSED
 
 
