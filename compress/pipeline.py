@@ -226,10 +226,10 @@ def _ship(run: _Run, places: Mapping[Path, Path], result: Path) -> Report:
     ships = [row for row in run.rows if row.path in [place for _, place in members or [first]]]
     name = ships[0].name if len(ships) == 1 else result.name
     report = replace(run.report(), ships=name, misses=misses_of_all(ships, run.rows[0], run.budget))
+    save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
     moves = dict([first, *members])
     if len(members) > 1:
         moves = dict([first, (_family(run, dict(members), ships), result)])
-    save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
     for source, place in moves.items():
         replace_folder(source, place)
     if result not in moves.values() and result.is_dir():
@@ -243,16 +243,17 @@ def _renamed(row: Row, out: Path) -> Row:
 
 
 def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row]) -> Path:
-    """A folder with a copy of each member under its last name, and what was measured of them."""
+    """A folder that the members have moved into, each under its last name, with what was measured of them."""
     folder = run.work / "family"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
-    for source, place in members.items():
-        shutil.copytree(source, folder / place.name)
+    folder.mkdir()
     found = {}
-    for row in rows:
+    for row, (source, place) in zip(rows, members.items(), strict=True):
         p50 = None if row.timing is None else row.timing.p50
-        found[row.format] = member_of(read_artifact(folder / row.path.name), p50)
+        found[row.format] = replace(member_of(read_artifact(source), p50), folder=place.name)
     write_family(Family(folder, found, _measured(run, rows[0])))
+    for source, place in members.items():
+        source.rename(folder / place.name)
     return folder
 
 
