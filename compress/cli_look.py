@@ -24,21 +24,25 @@ if TYPE_CHECKING:
 @click.option("--text", help="Text for a model with a tokenizer.")
 @click.option("--golden", is_flag=True, help="Run the first golden sample.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the outputs.")
+@click.option("--format", "form", metavar="FORMAT", help="The member of a family; the best one here.")
 @options.threads
 @options.json
 def run(
-    artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, threads: int | None,
-    as_json: bool,
+    artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, form: str | None,
+    threads: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Run ARTIFACT once and print what it says.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file. Of a family the member runs that is best
+    here: which and why is told on stderr.
     """
     from ..runtime.session import load
     from . import show
     from .inputs import read_inputs
 
-    model = load(artifact, threads=threads)
+    model = load(artifact, format=form, threads=threads)
+    if model.why:
+        click.echo(model.why, err=True)
     outputs = model(**read_inputs(model, inputs, text, golden))
     if save is not None:
         show.save_outputs(outputs, save)
@@ -67,24 +71,29 @@ def report(
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
     ARTIFACTS are folders that edgepress wrote, or bare .onnx or .tflite files. The first is the baseline that the
-    others are compared with; the budget is for the last.
+    others are compared with; the budget is for the last. A family stands for each of its members.
     """
-    from ..devices.budget import misses, parse_budget
+    from ..devices.budget import misses_of_all, parse_budget
     from ..devices.device import find_device
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
     from ..runtime.artifact import read_artifact
+    from ..runtime.family import members
 
     if out is not None:
         refuse_foreign(out)
     limits, device = parse_budget(budget), find_device(on)
     device = device if threads is None else replace(device, threads=threads)
-    opened = [read_artifact(path) for path in artifacts]
+    folders = [members(path) for path in artifacts]
+    opened = [read_artifact(path) for paths in folders for path in paths]
     with progress(quiet=as_json) as tell:
         score = _score(task, data, tell)
         rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
-    title = f"{rows[-1].name} on {device.name}"
-    result = Report(title, device, rows, str(limits), misses(rows[-1], rows[0], limits), ships=rows[-1].name)
+    last = rows[-len(folders[-1]) :]
+    ships = last[0].name if len(last) == 1 else artifacts[-1].resolve().name
+    result = Report(
+        f"{ships} on {device.name}", device, rows, str(limits), misses_of_all(last, rows[0], limits), ships=ships
+    )
     if out is not None:
         save(result, out)
     show_report(result, as_json)
@@ -105,9 +114,11 @@ def report(
 def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, out: Path | None, as_json: bool) -> int:
     """Check the hashes of ARTIFACTS, replay their golden samples, hold them against each other.
 
-    Of a bare .onnx or .tflite file nothing is recorded: it is run twice on invented inputs. Files of one model are
-    compared pair by pair, each pair held to what its precisions allow; with --source the layer where two part is named.
+    A family stands for each of its members. Of a bare .onnx or .tflite file nothing is recorded: it is run twice on
+    invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow; with
+    --source the layer where two part is named.
     """
+    from ..runtime.family import members
     from . import verified
     from .verify import verify as run
 
@@ -116,7 +127,7 @@ def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, o
     if out is not None:
         verified.refuse_unwritable(out)
     with progress(quiet=as_json) as tell:
-        found = run(artifacts, _task(source, data, tell), tell)
+        found = run([member for path in artifacts for member in members(path)], _task(source, data, tell), tell)
     if out is not None:
         verified.save(found, out)
     click.echo(verified.to_json(found), nl=False) if as_json else verified.render(found)
@@ -130,11 +141,16 @@ def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, o
 def inspect(artifact: Path, as_json: bool) -> int:
     """Say what ARTIFACT is: ports, files, history, operators.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file. Of a family all members are told.
     """
+    from ..runtime.family import is_family
     from . import show
-    from .facts import artifact_facts
+    from .facts import artifact_facts, family_facts
 
+    if is_family(artifact):
+        family = family_facts(artifact)
+        click.echo(show.as_json(family)) if as_json else show.family_facts(family)
+        return FITS
     facts = artifact_facts(artifact)
     click.echo(show.as_json(facts)) if as_json else show.facts(facts)
     return FITS

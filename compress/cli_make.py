@@ -18,7 +18,8 @@ from .terminal import progress
 @click.command()
 @click.argument("model")
 @click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE", help="See: edgepress recipes.")
-@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT,…",
+              help="One format or several: onnx,tflite.")  # fmt: skip
 @options.on
 @options.budget
 @click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="The folder to write.")
@@ -33,10 +34,13 @@ def compress(
     """Make MODEL smaller, measure each step, keep what pays.
 
     MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file. It is exported as it is
-    and after each pass of the recipe, and each file is measured on the device beside the one before it.
+    and after each pass of the recipe, and each file is measured on the device beside the one before it. With several
+    formats, the first is the one that is judged by; what is kept is exported to all of them, as a family.
     """
     from ..devices.budget import parse_budget
     from ..devices.device import find_device
+    from ..runtime.artifact import known_formats
+    from ..runtime.family import is_family
     from .recipe import find_recipe, recipe_table
 
     limits, device = parse_budget(budget), find_device(on)
@@ -44,16 +48,21 @@ def compress(
     follows = os.environ.get("RANK", "0") != "0"  # torchrun's: the first process speaks for all
     with progress(quiet=as_json or follows) as tell, compressing():
         tell("reading the model")
+        from ..export.formats import EXPORTERS
         from .pipeline import compress as run
         from .source import read_source, with_lengths
 
         passes = find_recipe(recipe)
+        known_formats(to, EXPORTERS)  # reading a model may take the minutes of its training
         task = with_lengths(read_source(model, data), lengths)
         report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
     if not follows:
         show_report(report, as_json)
     if not (as_json or follows):
         click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
+        if "," in to and not is_family(out / report.ships):
+            remedy = f"edgepress export {model} --to {to} --out FOLDER"
+            click.echo(f"no pass paid, so there is no family; the model as it came, in each format: {remedy}")
     return FITS if report.fits else MISSED
 
 
@@ -99,29 +108,38 @@ def explain(
     return FITS
 
 
-@options.example("edgepress export samples/digits/task.py --to onnx --out out/digits")
+@options.example("edgepress export samples/digits/task.py --to onnx,tflite --out out/digits")
 @click.command()
 @click.argument("model")
-@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="The format to export to.")
+@click.option("--to", default="onnx", show_default=True, metavar="FORMAT,…",
+              help="One format or several: onnx,tflite.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
 @options.data
 @options.lengths
 @options.force
 def export(model: str, to: str, out: Path, data: Path | None, lengths: str, force: bool) -> int:
-    """Write MODEL as it is in another format.
+    """Write MODEL as it is in another format, or in several.
 
-    The artifact is a folder: the model's file, its manifest with the hashes, and golden samples.
+    The artifact is a folder: the model's file, its manifest with the hashes, and golden samples. With several formats
+    the folder is a family: an artifact for each, and family.json.
     """
+    from ..runtime.artifact import known_formats
     from ..runtime.files import refuse_existing
 
     refuse_existing(out, force=force)
     with progress() as tell, compressing():
         tell("reading the model")
+        from ..export.formats import EXPORTERS, export_family
         from ..export.formats import export as write
         from .source import read_source, with_lengths
 
+        formats = known_formats(to, EXPORTERS)
         task = with_lengths(read_source(model, data), lengths)
-        tell(f"exporting to {to}")
-        artifact = write(task.model, to, out, force=force)
-    click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
+        if formats == (to,):
+            tell(f"exporting to {to}")
+            sizes = f"{write(task.model, to, out, force=force).bytes:,}"
+        else:
+            family = export_family(task.model, formats, out, force=force, tell=tell)
+            sizes = ", ".join(f"{form} {member.bytes:,}" for form, member in family.members.items())
+    click.echo(f"written: {out} ({sizes} bytes of model)")
     return FITS

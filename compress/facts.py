@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..runtime.artifact import check, read_artifact
+from ..runtime.family import check_family, read_family
 from ..runtime.session import load
 
 
@@ -34,6 +36,22 @@ def artifact_facts(path: Path) -> dict[str, Any]:
     more = {"source": dict(artifact.source), "tools": dict(artifact.tools), "tolerance": artifact.tolerance}
     needs = {"needs": dict(artifact.needs)} if artifact.needs else {}
     return facts | needs | {"history": history} | more
+
+
+def family_facts(path: Path) -> dict[str, Any]:
+    """What `family.json` tells, and the facts of each member by its format.
+
+    Raises ArtifactError where a member is missing, damaged or was exchanged, EngineError where one does not open.
+    """
+    family = read_family(path)
+    check_family(family)
+    return {
+        "path": str(path),
+        "measured": None if family.measured is None else asdict(family.measured),
+        "p50_ms": {form: member.p50_ms for form, member in family.members.items()},
+        "parity": family.parity,
+        "members": {form: artifact_facts(family.folder(form)) for form in family.members},
+    }
 
 
 def _onnx(path: Path) -> dict[str, int] | str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..devices.budget import Budget, Verdict, judge, misses
+from ..devices.budget import Budget, Verdict, judge, misses_of_all
 from ..devices.device import Device
-from ..devices.measure import Row, measure
+from ..devices.measure import Row, measure, refuse_other_formats
 from ..devices.report import Report, refuse_foreign, save
 from ..export.formats import EXPORTERS, export
 from ..export.model import Model
-from ..runtime.artifact import Artifact, check, known_format, read_artifact
-from ..runtime.errors import ArtifactError, UsageError
+from ..runtime.artifact import Artifact, check, known_formats, read_artifact
+from ..runtime.errors import ArtifactError, UnsupportedError, UsageError
+from ..runtime.family import Family, Measured, member_of, write_family
 from ..runtime.files import refuse_existing, replace_folder
 from . import ranks
 from .data import Data
@@ -51,7 +52,7 @@ class _Run:
     model: Model
     recipe: Recipe
     data: Data
-    to: str
+    to: tuple[str, ...]
     on: Device
     budget: Budget
     out: Path
@@ -90,21 +91,25 @@ def compress(
     Leaves `out/NAME-fp32`, `out/NAME-RECIPE` where a pass paid, `out/report.json` and `out/report.md`. A pass that
     makes nothing smaller or faster, or that costs more than `budget` allows, is undone and told in the report. One that
     loses too much, and nothing else, is judged again with the passes after it, as long as one of those trains.
-    Raises UsageError where an artifact exists and `force` is not set.
+    `to` is a format, or several with commas between: the passes are judged on the first, then what was kept is exported
+    to the others too, and `out/NAME-RECIPE` is the family of them, all with the same integers.
+    Raises UsageError where an artifact exists and `force` is not set, UnsupportedError where a format cannot express
+    what the recipe makes.
 
     >>> compress(task.model, find_recipe("int8"), task.data, to="onnx", on=find_device("host"),
     ...          budget=parse_budget("size<1MB"), out=Path("out")).fits
     True
     """
-    known_format(to, EXPORTERS)
+    formats = known_formats(to, EXPORTERS)
+    refuse_other_formats(formats, on)
+    passes = recipe.targeting(on, *formats).passes
     ranks.join()
     first, result = from_first(lambda: places(model, recipe, out, force=force))
-    run = _Run(model, recipe, data, to, on, budget, out, tell)
-    baseline = _stage(run, _fingerprint(model, data, to), lambda: model, first.name)
+    run = _Run(model, recipe, data, formats, on, budget, out, tell)
+    baseline = _stage(run, _fingerprint(model, data, formats[0]), lambda: model, first.name)
     stages, kept, latest = [baseline], baseline, baseline
     hurt: dict[int, Verdict] = {}  # by row: the passes between `kept` and `latest`, which lost too much so far
     run.rows += run.measure(baseline.artifact, runs=1)  # does the device answer? latencies are taken with each pass
-    passes = recipe.targeting(on, to).passes
     for index, (name, step) in enumerate(passes):
         if not any(later in TRAINS for later, _ in passes[index:]):
             latest, hurt = kept, {}
@@ -122,12 +127,17 @@ def compress(
         elif verdict.healable:
             latest, hurt = candidate, {**hurt, len(run.rows) - 1: verdict}
         from_first(lambda: save(run.report(), out))  # what was measured stays, whatever happens to the next pass
+    others = [] if kept is baseline else [_in_format(run, kept, form) for form in formats[1:]]
     # a report compares within one run, and the baseline alone was run once
-    if len(stages) == 1 or len({row.timing.run for row in run.rows if row.timing is not None}) > 1:
-        final = run.measure(*(stage.artifact for stage in stages))
-        run.rows = [replace(new, kept=old.kept, why=old.why) for new, old in zip(final, run.rows, strict=True)]
-    ships = {baseline.artifact.path: first} | {kept.artifact.path: first if kept is baseline else result}
-    return from_first(lambda: _ship(run, ships))
+    if others or len(stages) == 1 or len({row.timing.run for row in run.rows if row.timing is not None}) > 1:
+        final = run.measure(*(stage.artifact for stage in (*stages, *others)))
+        judged = [(row.kept, row.why) for row in run.rows] + [(True, "") for _ in others]
+        run.rows = [replace(row, kept=kept, why=why) for row, (kept, why) in zip(final, judged, strict=True)]
+    moves = {baseline.artifact.path: first}
+    if kept is not baseline:
+        members = [stage.artifact for stage in (kept, *others)]
+        moves |= {member.path: result / member.format if others else result for member in members}
+    return from_first(lambda: _ship(run, moves, result))
 
 
 def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Path, Path]:
@@ -141,16 +151,25 @@ def places(model: Model, recipe: Recipe, out: Path, *, force: bool) -> tuple[Pat
     return first, result
 
 
-def _stage(run: _Run, key: str, make: Callable[[], Model], name: str) -> _Stage:
-    """Export a model, or find what an interrupted run has exported of it already."""
+def _stage(run: _Run, key: str, make: Callable[[], Model], name: str, to: str = "") -> _Stage:
+    """Export a model (to the first format), or find what an interrupted run has exported of it already."""
+    to = to or run.to[0]
     path = run.work / key / name
     found = from_first(lambda: _exported(path))
     if found is not None:
         run.tell(f"{name}: exported already, by a run that was interrupted")
         return _Stage(key, make, found)
     model = make()
-    run.tell(f"exporting {name} to {run.to}")
-    return _Stage(key, lambda: model, from_first(lambda: export(model, run.to, path, force=True)))
+    run.tell(f"exporting {name} to {to}")
+    return _Stage(key, lambda: model, from_first(lambda: export(model, to, path, force=True)))
+
+
+def _in_format(run: _Run, kept: _Stage, form: str) -> _Stage:
+    """The stage that is kept, in another format."""
+    try:
+        return _stage(run, kept.key, kept.make, f"{kept.artifact.path.name}-{form}", form)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{form} cannot hold what {run.to[0]} holds: {error}; or leave {form} out") from error
 
 
 def _exported(path: Path) -> Artifact | None:
@@ -196,20 +215,54 @@ def _judge(run: _Run, baseline: _Stage, kept: _Stage, candidate: _Stage) -> Verd
     return verdict
 
 
-def _ship(run: _Run, places: Mapping[Path, Path]) -> Report:
-    """Put the artifacts in place, the last one being what ships, and write the report."""
+def _ship(run: _Run, places: Mapping[Path, Path], result: Path) -> Report:
+    """Put the artifacts in their places, the baseline's being the first, and write the report.
+
+    What ships is `result`, an artifact or a family; the baseline where no pass paid.
+    """
+    first, *members = places.items()
     rows = [replace(row, path=places.get(row.path, row.path)) for row in run.rows]
-    run.rows = [replace(row, name=row.path.name) if row.path in places.values() else row for row in rows]
-    ships = next(row for row in run.rows if row.path == [*places.values()][-1])
-    report = replace(run.report(), ships=ships.name, misses=misses(ships, run.rows[0], run.budget))
+    run.rows = [_renamed(row, run.out) if row.path in places.values() else row for row in rows]
+    ships = [row for row in run.rows if row.path in [place for _, place in members or [first]]]
+    name = ships[0].name if len(ships) == 1 else result.name
+    report = replace(run.report(), ships=name, misses=misses_of_all(ships, run.rows[0], run.budget))
     save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
-    for source, place in places.items():
+    moves = dict([first, *members])
+    if len(members) > 1:
+        moves = dict([first, (_family(run, dict(members), ships), result)])
+    for source, place in moves.items():
         replace_folder(source, place)
-    stale = run.out / f"{run.model.name}-{run.recipe.name}"
-    if stale not in places.values() and stale.is_dir():
-        shutil.rmtree(stale)  # --force was given, and this time no pass paid
+    if result not in moves.values() and result.is_dir():
+        shutil.rmtree(result)  # --force was given, and this time no pass paid
     shutil.rmtree(run.work)
     return report
+
+
+def _renamed(row: Row, out: Path) -> Row:
+    return replace(row, name=row.path.relative_to(out).as_posix())
+
+
+def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row]) -> Path:
+    """A folder that the members have moved into, each under its last name, with what was measured of them."""
+    folder = run.work / "family"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    folder.mkdir()
+    found = {}
+    for row, (source, place) in zip(rows, members.items(), strict=True):
+        p50 = None if row.timing is None else row.timing.p50
+        found[row.format] = replace(member_of(read_artifact(source), p50), folder=place.name)
+    write_family(Family(folder, found, _measured(run, rows[0])))
+    for source, place in members.items():
+        source.rename(folder / place.name)
+    return folder
+
+
+def _measured(run: _Run, row: Row) -> Measured | None:
+    """Where a row was timed."""
+    if row.timing is None:
+        return None
+    machine = row.timing.machine
+    return Measured(run.on.name, machine.arch, machine.cpu, machine.cores, row.timing.threads)
 
 
 def _fingerprint(model: Model, data: Data, to: str) -> str:

@@ -2,14 +2,14 @@
 
 import importlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
-from ..runtime.errors import InputError, MissingExtra, UnknownName, UsageError
+from ..runtime.errors import InputError, MissingExtra, UnknownName, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from ..devices.device import Device
@@ -65,14 +65,39 @@ class Recipe:
             model = step(model, data)
         return model
 
-    def targeting(self, device: "Device", to: str = "onnx") -> "Recipe":
-        """The recipe with every setting filled in that is left to the device or to the format.
+    def targeting(self, device: "Device", *to: str) -> "Recipe":
+        """The recipe with every setting filled in that is left to the device or to the formats `to`.
 
-        `activation` and `reduce_range` are the device's, `symmetric` and `short_scales` the format's.
+        `activation` and `reduce_range` are the device's, `symmetric` and `short_scales` the formats': one choice for
+        all of them, so that each holds the same integers. Raises UnsupportedError where no choice suits all, or where
+        the recipe has made one that does not; a single format is left to its exporter, which knows the layers.
         """
-        own = {name: getattr(device, name) for name in _DEVICES_OWN} | _FORMATS_OWN.get(to, {})
-        filled = ((name, _filled(step, own)) for name, step in self.passes)
-        return replace(self, passes=tuple(filled))
+        wishes = common_wishes(to, _FORMATS_OWN)
+        own = {name: getattr(device, name) for name in _DEVICES_OWN}
+        own |= {name: wish for name, (_, wish) in wishes.items()}
+        filled = tuple((name, _filled(step, own)) for name, step in self.passes)
+        if len(to) > 1:
+            for name, step in filled:
+                _refuse_contradiction(name, step, wishes)
+        return replace(self, passes=filled)
+
+
+def common_wishes(to: Sequence[str], table: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """What several formats want of a setting, and which of them said so first.
+
+    Raises UnsupportedError where two want different things.
+
+    >>> common_wishes(("onnx", "tflite"), {"tflite": {"symmetric": True}})
+    {'symmetric': ('tflite', True)}
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    for form in to:
+        for name, wish in table.get(form, {}).items():
+            first, wanted = found.setdefault(name, (form, wish))
+            if wanted != wish:
+                said = f"{first} has {name} = {_toml(wanted)} and {form} has {name} = {_toml(wish)}"
+                raise UnsupportedError(f"{said}: no one model serves both; export to each alone")
+    return found
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -178,6 +203,24 @@ def _accepts(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _refuse_contradiction(name: str, step: Any, wishes: Mapping[str, tuple[str, Any]]) -> None:
+    """Raise UnsupportedError where a setting of the recipe's own is not what a format has."""
+    for part in fields(step):
+        value = getattr(step, part.name)
+        if is_dataclass(value):
+            _refuse_contradiction(f"{name}.{part.name}", value, wishes)
+        elif part.name in wishes and value != wishes[part.name][1]:
+            form, wish = wishes[part.name]
+            raise UnsupportedError(
+                f"the recipe says {name}.{part.name} = {_toml(value)}, {form} has {part.name} = {_toml(wish)}; "
+                f"leave it out, or export without {form}"
+            )
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _filled(step: Any, own: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..devices.words import plain, show_bytes
+from ..devices.words import plain, show_bytes, show_ms
 from ..runtime.artifact import Artifact
 from ..runtime.errors import UnsupportedError, UsageError
 from ..runtime.files import new_file
@@ -70,6 +70,21 @@ def facts(found: Mapping[str, Any]) -> None:
     for name, value in found.items():
         table.add_row("size" if name == "bytes" else name, _text(_fact(name, value)))
     _print(table)
+
+
+def family_facts(found: Mapping[str, Any]) -> None:
+    """Print what `inspect` found of a family: how fast its members are and where that was seen, then each member."""
+    measured, table = found["measured"], _table()
+    table.add_row("path", _text(found["path"]))
+    table.add_row("formats", ", ".join(found["members"]))
+    if measured is not None:
+        times = ", ".join(f"{form} {show_ms(ms)}" for form, ms in found["p50_ms"].items() if ms is not None)
+        threads = "the engines' threads" if measured["threads"] is None else f"threads {measured['threads']}"
+        place = f"{measured['device']}: {measured['cpu']}, {measured['arch']}, {measured['cores']} cores, {threads}"
+        table.add_row("p50", _text([times, place]))
+    _print(table)
+    for member in found["members"].values():
+        facts(member)
 
 
 def _fact(name: str, value: Any) -> list[str] | str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -108,6 +109,17 @@ def misses(row: Row, baseline: Row, budget: Budget) -> tuple[str, ...]:
     ('latency 2.3 ms, budget < 2 ms',)
     """
     return tuple(_misses(row, baseline, budget).values())
+
+
+def misses_of_all(rows: Sequence[Row], baseline: Row, budget: Budget) -> tuple[str, ...]:
+    """What the rows of one model in several formats miss, each told with its format; see `misses`.
+
+    >>> misses_of_all((onnx, tflite), baseline, parse_budget("latency<2ms"))
+    ('tflite: latency 2.3 ms, budget < 2 ms',)
+    """
+    if len(rows) == 1:
+        return misses(rows[0], baseline, budget)
+    return tuple(f"{row.format}: {miss}" for row in rows for miss in misses(row, baseline, budget))
 
 
 def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Verdict:

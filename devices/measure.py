@@ -88,10 +88,7 @@ def measure(
     >>> speed(small.timing, base.timing).median
     1.83
     """
-    for artifact in artifacts:
-        if artifact.format not in device.formats:
-            runs_here = ", ".join(device.formats)
-            raise UnsupportedError(f"{device.name} does not run the format {artifact.format!r}; it runs: {runs_here}")
+    refuse_other_formats([artifact.format for artifact in artifacts], device)
     tell = on_progress or (lambda text: None)
     earlier = {row.path: row for row in known}
     judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]
@@ -100,6 +97,14 @@ def measure(
         _row(artifact, device, timing, figures, *verdict, earlier.get(artifact.path))
         for artifact, timing, figures, verdict in zip(artifacts, timings, alone, judged, strict=True)
     )
+
+
+def refuse_other_formats(formats: Sequence[str], device: Device) -> None:
+    """Raise UnsupportedError where the device does not run one of the formats."""
+    for form in formats:
+        if form not in device.formats:
+            runs_here = ", ".join(device.formats)
+            raise UnsupportedError(f"{device.name} does not run the format {form!r}; it runs: {runs_here}")
 
 
 def speed(a: Timing, b: Timing) -> Ratio:

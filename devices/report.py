@@ -31,8 +31,8 @@ LEGEND = (
 class Report:
     """What a model costs on a device: the first row is the baseline. `budget` and `misses` are in words.
 
-    `ships` is the name of the row that ships, `misses` what it misses of the budget; `idle` are the passes that found
-    nothing to do.
+    `ships` is the name of the row that ships, or of the family whose members' rows do; `misses` what it misses of the
+    budget; `idle` are the passes that found nothing to do.
     """
 
     title: str

@@ -1,7 +1,7 @@
 """export: a model as an artifact: the file of its format, its golden samples, its manifest, whole or not at all."""
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..runtime.artifact import GOLDEN, MANIFEST, Artifact, check, describe, known_format, read_artifact, write_manifest
 from ..runtime.errors import EngineError, ModelError, UnsupportedError
+from ..runtime.family import Family, member_of, read_family, write_family
 from ..runtime.files import new_folder
 from ..runtime.golden import Case, difference, write_golden
 from ..runtime.session import load
@@ -63,6 +64,25 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
         write_manifest(_with_golden(draft, model))
         check(read_artifact(folder))
     return read_artifact(out)
+
+
+def export_family(
+    model: Model, to: Sequence[str], out: Path, *, force: bool = False, tell: Callable[[str], None] = lambda text: None
+) -> Family:
+    """Write `model` in each of the formats `to`, each an artifact of its own in `out/FORMAT`, as the family `out`.
+
+    The folder appears whole or not at all. Raises what `export` raises.
+
+    >>> list(export_family(model, ("onnx", "tflite"), Path("out/fam")).members)
+    ['onnx', 'tflite']
+    """
+    with new_folder(out, force=force) as folder:
+        members = {}
+        for form in to:
+            tell(f"exporting to {form}")
+            members[form] = member_of(export(model, form, folder / form))
+        write_family(Family(folder, members))
+    return read_family(out)
 
 
 def _with_golden(draft: Artifact, model: Model) -> Artifact:

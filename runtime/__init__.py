@@ -5,6 +5,8 @@ from .artifact import Port as Port
 from .artifact import Step as Step
 from .artifact import read_artifact as read_artifact
 from .errors import EdgepressError as EdgepressError
+from .family import Family as Family
+from .family import read_family as read_family
 from .golden import SelfTest as SelfTest
 from .session import LoadedModel as LoadedModel
 from .session import Session as Session

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError, UnknownName
+from .errors import ArtifactError, UnknownName, UsageError
 from .files import require_folder
 
 MANIFEST = "artifact.json"
+FAMILY = "family.json"
 GOLDEN = "golden.npz"
 SCHEMA = 1
 
@@ -72,8 +73,11 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """The folder's or file's name."""
-        return self.path.stem if self.bare else self.path.resolve().name
+        """The folder's or file's name; a family's member has the family's before it: `digits-int8/onnx`."""
+        if self.bare:
+            return self.path.stem
+        folder = self.path.resolve()
+        return f"{folder.parent.name}/{folder.name}" if (folder.parent / FAMILY).is_file() else folder.name
 
     @property
     def model(self) -> Path:
@@ -184,6 +188,22 @@ def check(artifact: Artifact) -> None:
             raise ArtifactError(f"{path} has {size} bytes, the manifest says {file.bytes}; copy the folder again")
         if _sha256(path) != file.sha256:
             raise ArtifactError(f"{path} was changed or damaged since the export (sha256); copy the folder again")
+
+
+def known_formats(names: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The formats of a text as it is typed: `onnx`, or several with commas between, the first being the first.
+
+    Raises UnknownName, UsageError where one is named twice.
+
+    >>> known_formats("onnx,tflite", EXPORTERS)
+    ('onnx', 'tflite')
+    """
+    found = tuple(name.strip() for name in names.split(","))
+    for name in found:
+        known_format(name, table)
+        if found.count(name) > 1:
+            raise UsageError(f"the format {name} is named twice in {names!r}; name each once")
+    return found
 
 
 def known_format(name: str, table: Mapping[str, Any]) -> Any:

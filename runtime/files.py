@@ -10,14 +10,16 @@ from pathlib import Path
 from .errors import ArtifactError, UsageError
 
 _MARK = ".edgepress-tmp-"
+# A folder that holds one of these is ours to replace.
+_OURS = ("artifact.json", "family.json")
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False, marker: str = "artifact.json") -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     Raises UsageError where `path` exists and `force` is not set. With `force` the old folder is in place until the
-    new one is complete; only a folder that is empty or holds the file `marker` is replaced, and no other.
+    new one is complete; only a folder that is empty, or holds an artifact or a family, is replaced, and no other.
 
     >>> with new_folder(Path("out/model")) as folder:
     ...     (folder / "model.onnx").write_bytes(b"...")
@@ -25,7 +27,7 @@ def new_folder(path: Path, *, force: bool = False, marker: str = "artifact.json"
     if path.name in ("", ".."):
         raise UsageError(f"{path} is a place, not a name; name a new folder")
     _remove_stale(path)
-    refuse_existing(path, force=force, marker=marker)
+    refuse_existing(path, force=force)
     draft = _beside(path, "new")
     try:
         draft.mkdir(parents=True)
@@ -33,13 +35,13 @@ def new_folder(path: Path, *, force: bool = False, marker: str = "artifact.json"
         raise UsageError(f"{path} cannot be written ({error.strerror}); name another place") from error
     try:
         yield draft
-        refuse_existing(path, force=force, marker=marker)  # somebody else may have written it meanwhile
+        refuse_existing(path, force=force)  # somebody else may have written it meanwhile
         replace_folder(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def refuse_existing(path: Path, *, force: bool, marker: str = "artifact.json") -> None:
+def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise UsageError where `path` exists and may not be replaced: see `new_folder`."""
     if not os.path.lexists(path):
         return
@@ -47,8 +49,9 @@ def refuse_existing(path: Path, *, force: bool, marker: str = "artifact.json") -
         raise UsageError(f"{path} exists already; name another place, or replace it with --force")
     if path.is_symlink() or not path.is_dir():
         raise UsageError(f"{path} is a file or a link, not a folder; name another place")
-    if not (path / marker).is_file() and any(path.iterdir()):
-        raise UsageError(f"{path} holds other files and no {marker}; name another place, --force would delete them")
+    if not any((path / name).is_file() for name in _OURS) and any(path.iterdir()):
+        seen = f"{path} holds other files and no {' or '.join(_OURS)}"
+        raise UsageError(f"{seen}; name another place, --force would delete them")
 
 
 @contextmanager

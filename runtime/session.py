@@ -1,7 +1,7 @@
 """Session: an open artifact that can be called. `load` is the runtime's door."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,8 +9,10 @@ import numpy as np
 
 from . import litert, ort
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
-from .errors import ArtifactError, EngineError, PortError
+from .errors import ArtifactError, EngineError, MissingExtra, PortError, UnknownName, UsageError
+from .family import Family, check_family, is_family, ranked, read_family
 from .golden import SelfTest, read_golden, replay
+from .machine import this_machine
 
 
 class Engine(Protocol):
@@ -38,6 +40,9 @@ _PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {"onnx": ort.providers, "
 # Formats whose engines have been seen to compute garbage without an error: a load replays the golden samples.
 _REPLAYED = {"tflite"}
 
+# What sends a family's `load` on to its next member: an engine that is not there, or does not run the file rightly.
+_REFUSALS = (EngineError, MissingExtra, UnknownName)
+
 # What a call checks an input against, laid out for speed: dtype, rank, and (axis, size) of each axis that is not free.
 # Rank 0 is a scalar, or a rank that the file does not state: the engine knows.
 _Fit = tuple[np.dtype, int, tuple[tuple[int, int], ...]]
@@ -51,11 +56,15 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open artifact. Call it with its inputs by name; safe to call from several threads."""
+    """An open artifact. Call it with its inputs by name; safe to call from several threads.
+
+    `why` says why this member of a family was opened, and why others were not; "" where there was no choice.
+    """
 
     artifact: Artifact
     engine: Engine
     _fits: Mapping[str, _Fit]
+    why: str = ""
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -100,24 +109,66 @@ class LoadedModel:
 
 
 def load(
-    path: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",), verify: bool = True
+    path: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the field's word
+    threads: int | None = None,
+    providers: Sequence[str] = ("cpu",),
+    verify: bool = True,
 ) -> LoadedModel:
-    """Open an artifact's folder, or a bare model file, with the engine of its format.
+    """Open an artifact's folder, a family's folder, or a bare model file, with the engine of its format.
 
+    Of a family the member that runs best here is opened: the fastest of those timed on this kind of machine (see
+    `ranked`), the next one where its engine is missing, refuses it or gives other outputs than the golden ones; `why`
+    of the result tells. `format` names the member instead.
     `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
-    `verify` compares the sha256 of every file with the manifest first, and replays a TFLite artifact's golden samples.
-    Raises ArtifactError, EngineError, UsageError, UnknownName.
+    `verify` compares the sha256 of every file with the manifest first, and replays the golden samples of a TFLite
+    artifact and of a family's member. Raises ArtifactError, EngineError, UsageError, UnknownName.
 
     >>> load("out/digits-int8", threads=1).inputs[0].name
     'image'
     """
+    if is_family(path):
+        family = read_family(path)
+        if format is None:
+            return _best(family, threads, providers, verify)
+        known_format(format, family.members)
+        if verify:
+            check_family(family, [format])
+        return _opened(read_artifact(family.folder(format)), threads, providers, verify)
     artifact = read_artifact(path)
+    if format is not None and format != artifact.format:
+        raise UsageError(f"{path} is in the format {artifact.format}, not {format}, and is no family; leave it out")
+    return _opened(artifact, threads, providers, verify)
+
+
+def _best(family: Family, threads: int | None, providers: Sequence[str], verify: bool) -> LoadedModel:
+    """The first member in the machine's order that runs here and computes rightly."""
+    if verify:
+        check_family(family)
+    order, why = ranked(family, this_machine())
+    refused = []
+    for form in order:
+        try:
+            model = _opened(read_artifact(family.folder(form)), threads, providers, verify, replays=verify)
+        except _REFUSALS as error:
+            refused.append(f"{form} does not run here: {error}")
+            continue
+        chosen = "the next one" if refused else why
+        return replace(model, why="; ".join([f"{form}: {chosen}", *refused]))
+    raise EngineError(f"no member of {family.path} runs here; {'; '.join(refused)}")
+
+
+def _opened(
+    artifact: Artifact, threads: int | None, providers: Sequence[str], verify: bool, *, replays: bool = False
+) -> LoadedModel:
     start = known_format(artifact.format, ENGINES)
     if verify:
         check(artifact)
     engine = start(artifact.model, threads=threads, providers=providers)
     model = LoadedModel(artifact, engine, {port.name: _fit(port) for port in engine.inputs})
-    if verify and artifact.format in _REPLAYED and artifact.asset(GOLDEN) is not None:
+    replays = replays or (verify and artifact.format in _REPLAYED)
+    if replays and artifact.asset(GOLDEN) is not None:
         _refuse_wrong(model)
     return model
 

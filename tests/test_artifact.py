@@ -21,10 +21,11 @@ from edgepress.runtime.artifact import (
     check,
     describe,
     known_format,
+    known_formats,
     read_artifact,
     write_manifest,
 )
-from edgepress.runtime.errors import ArtifactError, UnknownName
+from edgepress.runtime.errors import ArtifactError, UnknownName, UsageError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 LEAF = st.none() | st.booleans() | st.integers() | TEXT
@@ -188,3 +189,14 @@ def test_a_format_is_looked_up_by_name():
     assert known_format("onnx", {"onnx": 1}) == 1
     with pytest.raises(UnknownName, match="unknown format 'onxx'; known: onnx"):
         known_format("onxx", {"onnx": 1})
+
+
+def test_several_formats_are_named_with_commas_between():
+    table = {"onnx": 1, "tflite": 2}
+    assert known_formats("onnx", table) == ("onnx",)
+    assert known_formats("tflite, onnx", table) == ("tflite", "onnx")
+    with pytest.raises(UsageError, match="the format onnx is named twice in 'onnx,tflite,onnx'; name each once"):
+        known_formats("onnx,tflite,onnx", table)
+    for wrong in ("onnx,", "", "onnx,gguf", "onnx tflite"):
+        with pytest.raises(UnknownName, match=r"unknown format .*; known: onnx, tflite"):
+            known_formats(wrong, table)

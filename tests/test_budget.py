@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.devices.budget import Budget, Verdict, judge, misses, parse_budget
+from edgepress.devices.budget import Budget, Verdict, judge, misses, misses_of_all, parse_budget
 from edgepress.runtime.errors import UnknownName, UsageError
 
 bytes_ = st.integers(1, 10**15)
@@ -279,3 +280,14 @@ def test_only_a_step_that_fails_by_its_score_alone_can_be_healed(make_row):
     assert not judge(make_row("slow", 300_000, ms=3.0, score={"top1": 0.95}), base, base, Budget()).healable
     assert not judge(make_row("same", 1_000_000, ms=2.0, score={"top1": 0.95}), base, base, Budget()).healable
     assert not judge(make_row("good", 300_000, ms=1.0, score={"top1": 0.99}), base, base, Budget()).healable
+
+
+def test_of_one_model_in_several_formats_each_is_held_against_the_budget(make_row):
+    base, onnx = make_row("base", 300, ms=1.0), make_row("net/onnx", 100, ms=2.0)
+    tflite = replace(make_row("net/tflite", 120, ms=0.5), format="tflite")
+    limits = parse_budget("latency<1ms, size<110B")
+    assert misses_of_all((onnx, tflite), base, limits) == (
+        "onnx: latency 2 ms, budget < 1 ms",
+        "tflite: size 120 B, budget < 110 B",
+    )
+    assert misses_of_all((onnx,), base, limits) == misses(onnx, base, limits) == ("latency 2 ms, budget < 1 ms",)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.compress.facts import artifact_facts
+from edgepress.compress.facts import artifact_facts, family_facts
 from edgepress.runtime.artifact import read_artifact, write_manifest
 from edgepress.runtime.errors import ArtifactError, EngineError
+from edgepress.runtime.family import Family, Measured, member_of, write_family
 
 from .tflite_check import Graph, build
 
@@ -105,3 +107,18 @@ def test_what_a_file_needs_is_told(artifact: Path):
     assert "needs" not in artifact_facts(artifact)
     write_manifest(replace(read_artifact(artifact), needs={"lengths": {"batch": [1]}}))
     assert artifact_facts(artifact)["needs"] == {"lengths": {"batch": [1]}}
+
+
+def test_a_family_is_told_with_the_facts_of_each_member(artifact: Path, tmp_path: Path):
+    folder = tmp_path / "fam"
+    shutil.copytree(artifact, folder / "onnx")
+    place = Measured("host", "x86_64", "a processor", 2, None)
+    write_family(Family(folder, {"onnx": member_of(read_artifact(folder / "onnx"), 0.25)}, place, {"seen": 1}))
+    facts = family_facts(folder)
+    assert facts["members"] == {"onnx": artifact_facts(folder / "onnx")}
+    assert (facts["path"], facts["p50_ms"], facts["parity"]) == (str(folder), {"onnx": 0.25}, {"seen": 1})
+    assert facts["measured"] == {"device": "host", "arch": "x86_64", "cpu": "a processor", "cores": 2, "threads": None}
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    shutil.rmtree(folder / "onnx")
+    with pytest.raises(ArtifactError, match="fam/onnx is missing"):
+        family_facts(folder)

@@ -44,7 +44,14 @@ HEAVY = {
     "transformers",
 }
 # Test files that are about no single source file, and source files without a test file of their own.
-ABOUT_MORE = {"test_house.py", "test_install.py", "test_samples.py", "test_docs.py", "test_static_data.py"}
+ABOUT_MORE = {
+    "test_families.py",
+    "test_house.py",
+    "test_install.py",
+    "test_samples.py",
+    "test_docs.py",
+    "test_static_data.py",
+}
 TESTED_IN = {f"compress/cli_{part}.py": "test_cli.py" for part in ("lists", "look", "make", "options")}
 
 

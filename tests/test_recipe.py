@@ -12,13 +12,13 @@ from edgepress.compress.data import Data
 from edgepress.compress.distill import Distill
 from edgepress.compress.qat import Qat
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
-from edgepress.compress.recipe import PASSES, Recipe, find_recipe, recipe_names, recipe_table
+from edgepress.compress.recipe import PASSES, Recipe, common_wishes, find_recipe, recipe_names, recipe_table
 from edgepress.compress.static import StaticInt8
 from edgepress.compress.train import Training
 from edgepress.devices.device import find_device
 from edgepress.export.model import Model
 from edgepress.runtime.artifact import Step
-from edgepress.runtime.errors import EdgepressError, InputError, UnknownName, UsageError
+from edgepress.runtime.errors import EdgepressError, InputError, UnknownName, UnsupportedError, UsageError
 
 
 def written(folder: Path, text: str, name: str = "mine.toml") -> str:
@@ -245,3 +245,33 @@ def test_settings_are_taken_as_they_are_or_refused_on_purpose(tmp_path, name, ta
     except EdgepressError:
         return
     assert json.loads(json.dumps({key: getattr(step, key) for key in table})) == table
+
+
+def test_one_choice_serves_several_formats(tmp_path):
+    (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "onnx", "tflite").passes
+    assert step == WeightOnly(symmetric=True, short_scales=True)
+    assert find_recipe("int4").targeting(find_device("pi5"), "tflite", "onnx").passes[0][1] == step
+    recipe = find_recipe(written(tmp_path, '[[pass]]\nname = "weight_only"\nsymmetric = true\n'))
+    assert recipe.targeting(find_device("pi5"), "onnx", "tflite").passes[0][1] == step
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ('[[pass]]\nname = "weight_only"\nsymmetric = false\n', "weight_only.symmetric"),
+        ('[[pass]]\nname = "qat"\n[pass.weight_only]\nsymmetric = false\n', "qat.weight_only.symmetric"),
+    ],
+)
+def test_what_a_recipe_says_and_one_of_several_formats_has_not_is_refused_by_name(tmp_path, text, setting):
+    recipe = find_recipe(written(tmp_path, text))
+    message = rf"says {setting} = false, tflite has symmetric = true; leave it out, or export without tflite"
+    with pytest.raises(UnsupportedError, match=message):
+        recipe.targeting(find_device("pi5"), "onnx", "tflite")
+    assert recipe.targeting(find_device("pi5"), "onnx").passes[0][0] in ("weight_only", "qat")
+
+
+def test_formats_that_want_different_things_of_a_setting_are_refused_by_name():
+    table = {"a": {"symmetric": True}, "b": {"symmetric": False}, "c": {"symmetric": True, "short_scales": True}}
+    assert common_wishes(("c", "onnx", "a"), table) == {"symmetric": ("c", True), "short_scales": ("c", True)}
+    with pytest.raises(UnsupportedError, match="a has symmetric = true and b has symmetric = false: no one model"):
+        common_wishes(("a", "b"), table)
