@@ -124,6 +124,7 @@ def export(model: str, to: str, out: Path, data: Path | None, lengths: str, forc
     the folder is a family: an artifact for each, and family.json.
     """
     from ..runtime.artifact import known_formats
+    from ..runtime.family import write_family
     from ..runtime.files import refuse_existing
 
     refuse_existing(out, force=force)
@@ -131,9 +132,11 @@ def export(model: str, to: str, out: Path, data: Path | None, lengths: str, forc
         tell("reading the model")
         from ..export.formats import EXPORTERS, export_family
         from ..export.formats import export as write
+        from . import verified
         from .source import read_source, with_lengths
+        from .verify import verify
 
-        formats = known_formats(to, EXPORTERS)
+        formats, found = known_formats(to, EXPORTERS), None
         task = with_lengths(read_source(model, data), lengths)
         if formats == (to,):
             tell(f"exporting to {to}")
@@ -141,5 +144,10 @@ def export(model: str, to: str, out: Path, data: Path | None, lengths: str, forc
         else:
             family = export_family(task.model, formats, out, force=force, tell=tell)
             sizes = ", ".join(f"{form} {member.bytes:,}" for form, member in family.members.items())
+            found = verify([family.folder(form) for form in formats], task, tell, names=formats)
+            write_family(replace(family, parity=verified.to_dict(found)["parity"]))
     click.echo(f"written: {out} ({sizes} bytes of model)")
+    if found is not None and not found.passed:
+        verified.render(found)
+        return MISSED
     return FITS

@@ -25,6 +25,9 @@ from . import ranks
 from .data import Data
 from .ranks import from_first
 from .recipe import TRAINS, Pass, Recipe
+from .source import Task
+from .verified import to_dict, wrong
+from .verify import Verified, verify
 
 Tell = Callable[[str], None]
 
@@ -59,6 +62,7 @@ class _Run:
     tell: Tell
     rows: list[Row] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
+    verified: Verified | None = None  # of a family
 
     @property
     def work(self) -> Path:
@@ -137,6 +141,7 @@ def compress(
     if kept is not baseline:
         members = [stage.artifact for stage in (kept, *others)]
         moves |= {member.path: result / member.format if others else result for member in members}
+        run.verified = from_first(lambda: _verified(run, kept.make, members)) if others else None
     return from_first(lambda: _ship(run, moves, result))
 
 
@@ -225,7 +230,9 @@ def _ship(run: _Run, places: Mapping[Path, Path], result: Path) -> Report:
     run.rows = [_renamed(row, run.out) if row.path in places.values() else row for row in rows]
     ships = [row for row in run.rows if row.path in [place for _, place in members or [first]]]
     name = ships[0].name if len(ships) == 1 else result.name
-    report = replace(run.report(), ships=name, misses=misses_of_all(ships, run.rows[0], run.budget))
+    missed = misses_of_all(ships, run.rows[0], run.budget)
+    parted = () if run.verified is None else tuple(wrong(run.verified))
+    report = replace(run.report(), ships=name, misses=(*missed, *parted))
     save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
     moves = dict([first, *members])
     if len(members) > 1:
@@ -236,6 +243,12 @@ def _ship(run: _Run, places: Mapping[Path, Path], result: Path) -> Report:
         shutil.rmtree(result)  # --force was given, and this time no pass paid
     shutil.rmtree(run.work)
     return report
+
+
+def _verified(run: _Run, make: Callable[[], Model], members: Sequence[Artifact]) -> Verified:
+    """The members held against each other and against the model that they were made from."""
+    paths, formats = [member.path for member in members], [member.format for member in members]
+    return verify(paths, Task(make(), run.data), run.tell, names=formats, scored=False)
 
 
 def _renamed(row: Row, out: Path) -> Row:
@@ -251,7 +264,8 @@ def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row]) -> Pat
     for row, (source, place) in zip(rows, members.items(), strict=True):
         p50 = None if row.timing is None else row.timing.p50
         found[row.format] = replace(member_of(read_artifact(source), p50), folder=place.name)
-    write_family(Family(folder, found, _measured(run, rows[0])))
+    parity = None if run.verified is None else to_dict(run.verified)["parity"]
+    write_family(Family(folder, found, _measured(run, rows[0]), parity))
     for source, place in members.items():
         source.rename(folder / place.name)
     return folder

@@ -10,6 +10,9 @@ from ..export.parity import Arrays
 from ..runtime.artifact import Port
 from ..runtime.errors import DataError, MissingExtra
 
+# How many words of a vocabulary are tried, and how many make a text.
+_WORDS, _A_TEXT = 512, 16
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -55,6 +58,13 @@ def differences(tokenizers: Mapping[str, Any], texts: Sequence[str]) -> list[Dif
             at = wrong[0]
             found.append(Difference(first, name, len(wrong), len(texts), texts[at], (expected[at], got[at])))
     return found
+
+
+def vocabulary_texts(tokenizer: Any) -> list[str]:
+    """Texts of words from all over a tokenizer's vocabulary, always the same ones."""
+    words = sorted(tokenizer.get_vocab())
+    chosen = words[:: max(1, len(words) // _WORDS)]
+    return [" ".join(chosen[i : i + _A_TEXT]) for i in range(0, len(chosen), _A_TEXT)]
 
 
 def text_encoder(tokenizer: Any, ports: Sequence[Port], limits: Mapping[str, int]) -> Callable[[str], Arrays]:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
-from ..export.precision import precision_of
+from ..export.precision import PRECISIONS, precision_of, same_steps
 from ..runtime.artifact import Port, check, read_artifact
+from ..runtime.errors import PortError
 from ..runtime.golden import SelfTest
 from ..runtime.invented import invent, try_out
 from ..runtime.machine import this_machine
 from ..runtime.session import LoadedModel, load, providers
 from .part import Parted, part
 from .samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
-from .tokenization import Difference, differences, read_tokenizer, text_encoder
+from .tokenization import Difference, differences, read_tokenizer, text_encoder, vocabulary_texts
 
 if TYPE_CHECKING:
     from .data import Score
@@ -53,29 +54,43 @@ class Verified:
         return good and not self.tokenizers and all(replay.seen.passed for replay in self.replays)
 
 
-def verify(paths: Sequence[Path], source: "Task | None" = None, tell: Tell = lambda text: None) -> Verified:
+def verify(
+    paths: Sequence[Path],
+    source: "Task | None" = None,
+    tell: Tell = lambda text: None,
+    *,
+    names: Sequence[str] = (),
+    scored: bool = True,
+) -> Verified:
     """Check the hashes of each artifact, replay its golden samples, and hold all of them against each other.
 
-    With `source` the files are held against the model that they were made from too, judged by its score, and where a
-    pair breaks its limits, the layer where it parts is named. Raises ArtifactError for a file that is missing or
+    With `source` the files are held against the model that they were made from too, judged by its score (if `scored`),
+    and where a pair breaks its limits, the layer where it parts is named. `names` are what the artifacts are called, by
+    default what their folders are. Raises ArtifactError for a file that is missing or
     damaged, EngineError for one that does not open.
     """
     for path in paths:
         check(read_artifact(path))
     replays = tuple(replay for path in paths for replay in _replays(path))
     threads = this_machine().cores  # nothing is timed here, and one engine would take a single one
-    models = dict(zip(_names(paths), (load(path, verify=False, threads=threads) for path in paths), strict=True))
+    models = dict(
+        zip(names or _names(paths), (load(path, verify=False, threads=threads) for path in paths), strict=True)
+    )
     if len(models) == 1 and source is None:
         return Verified(replays)
     if (reason := _strangers(list(models.values()), source)) is not None:
         return Verified(replays, notes=(f"not compared with each other: {reason}",))
     tokenizers = _tokenizers(models, source)
-    sides = [*_source(source), *(_side(name, model) for name, model in models.items())]
+    files = [_side(name, model) for name, model in models.items()]
+    sides = [*_source(source, files), *files]
     samples, notes = _samples(models, sides[0], source, next(iter(tokenizers.values()), None))
-    if source is not None and source.data.score is not None:
+    if scored and source is not None and source.data.score is not None:
         sides = [_scored(side, source.data.score, tell) for side in sides]
+        unscored = ", ".join(side.name for side in sides if not side.score)
+        notes += (f"no score of {unscored}: it does not take all that is judged",) if unscored else ()
     parity = hold(sides, samples, tell)
-    disagree = differences(tokenizers, list(TEXTS.values())) if len(tokenizers) > 1 else []
+    texts = [text for tokenizer in list(tokenizers.values())[:1] for text in vocabulary_texts(tokenizer)]
+    disagree = differences(tokenizers, [*TEXTS.values(), *texts]) if len(tokenizers) > 1 else []
     parted = part([pair for pair in parity.pairs if pair.breaches], models, samples, source, tell)
     return Verified(replays, parity, tuple(disagree), tuple(parted), notes)
 
@@ -119,12 +134,15 @@ def _fit(a: Sequence[int | str], b: Sequence[int | str]) -> bool:
     return all(x == y for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int))
 
 
-def _source(source: "Task | None") -> Iterator[Side]:
+def _source(source: "Task | None", files: Sequence[Side]) -> Iterator[Side]:
+    """The source as a side; one that rounds as a file does has that file's precision."""
     if source is not None:
         from .fidelity import run_batch
 
         model = source.model
-        yield Side(SOURCE, "torch", "float32", model.history, remembered(lambda inputs: run_batch(model, inputs)))
+        same = [side.precision for side in files if model.history and same_steps(side.history, model.history)]
+        precision = max(same, key=PRECISIONS.index, default="float32")
+        yield Side(SOURCE, "torch", precision, model.history, remembered(lambda inputs: run_batch(model, inputs)))
 
 
 def _side(name: str, model: LoadedModel) -> Side:
@@ -148,7 +166,10 @@ def remembered(run: Run) -> Run:
 
 def _scored(side: Side, score: "Score", tell: Tell) -> Side:
     tell(f"parity: the score of {side.name}")
-    return replace(side, score=score(lambda **inputs: side.run(inputs)))
+    try:
+        return replace(side, score=score(lambda **inputs: side.run(inputs)))
+    except PortError:  # a file of fixed shapes, and longer samples
+        return side
 
 
 def _tokenizers(models: Mapping[str, LoadedModel], source: "Task | None") -> dict[str, Any]:

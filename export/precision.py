@@ -4,7 +4,8 @@ A pair is held to the limits of the coarser of its two precisions; two files tha
 same steps, to tighter ones: there only the engines' arithmetic differs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +51,15 @@ ROUNDING = {"static_int8", "dynamic_int8", "weight_only", "packed_int8", "mixed"
 def limits(a: tuple[str, tuple[Step, ...]], b: tuple[str, tuple[Step, ...]]) -> Limits | None:
     """What two files, as (precision, history), are held to; None where they are different networks."""
     coarser = max(a[0], b[0], key=PRECISIONS.index)
-    if _steps(a[1], rounding=False) != _steps(b[1], rounding=False):
+    if not same_steps(*(tuple(step for step in side[1] if step.name not in ROUNDING) for side in (a, b))):
         return None
-    same = a[0] == b[0] and _steps(a[1], rounding=True) == _steps(b[1], rounding=True)
-    return (SAME if same else BETWEEN)[coarser]
+    return (SAME if a[0] == b[0] and same_steps(a[1], b[1]) else BETWEEN)[coarser]
 
 
-def _steps(history: Iterable[Step], *, rounding: bool) -> list[tuple[str, str]]:
-    """The steps with their settings; those that only round where `rounding` is set."""
-    told = [(step.name, repr(sorted(step.settings.items()))) for step in history]
-    return [step for step in told if rounding or step[0] not in ROUNDING]
+def same_steps(a: tuple[Step, ...], b: tuple[Step, ...]) -> bool:
+    """True where two histories have the same steps with the same settings, read from a manifest or fresh."""
+    told = ([(step.name, json.dumps(step.settings, sort_keys=True)) for step in history] for history in (a, b))
+    return next(told) == next(told)
 
 
 def precision_of(artifact: Artifact) -> str:

@@ -86,7 +86,11 @@ def test_the_family_knows_what_was_measured_and_where(pressed):
         assert (found.members[row.format].bytes, found.members[row.format].p50_ms) == (row.bytes, row.timing.p50)
     machine = this_machine()
     assert found.measured == Measured("host", machine.arch, machine.cpu, machine.cores, None)
-    assert found.parity is None
+    assert found.parity is not None
+    assert [(pair["a"], pair["b"]) for pair in found.parity["pairs"]] == [
+        ("source", "tflite"), ("source", "onnx"), ("tflite", "onnx"),
+    ]  # fmt: skip
+    assert all(not pair["breaches"] for pair in found.parity["pairs"])
     assert "the fastest on this kind of machine" in load(out / "perceptron-both").why
 
 
@@ -181,7 +185,7 @@ def test_a_family_is_reported_verified_and_inspected_member_by_member(exported):
     assert len({row["timing"]["run"] for row in said.json["rows"]}) == 1
     assert (said.json["ships"], said.json["title"]) == ("fam", "fam on host")
     checks = edgepress("verify", out, "--json")
-    assert [(check["path"], check["passed"]) for check in checks.json] == [
+    assert [(check["path"], check["passed"]) for check in checks.json["replays"]] == [
         (str(out / "onnx"), True), (str(out / "tflite"), True),
     ]  # fmt: skip
     assert list(edgepress("inspect", out, "--json").json["members"]) == ["onnx", "tflite"]

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from edgepress.compress.samples import TEXTS
-from edgepress.compress.tokenization import differences, read_tokenizer, text_encoder
+from edgepress.compress.tokenization import differences, read_tokenizer, text_encoder, vocabulary_texts
 from edgepress.runtime.artifact import Port
 from edgepress.runtime.errors import DataError
 
@@ -49,6 +49,12 @@ def test_a_text_becomes_the_arrays_of_the_ports_within_their_limits() -> None:
         "input_ids": ("int64", (1, 4)), "attention_mask": ("int32", (1, 4)),
     }  # fmt: skip
     assert np.array_equal(text_encoder(tokenizer(0), PORTS, {})("w1")["input_ids"], [tokenizer(0).encode("w1").ids])
+
+
+def test_words_of_the_whole_vocabulary_are_tried() -> None:
+    texts = vocabulary_texts(tokenizer(0))
+    assert sorted(word for text in texts for word in text.split()) == sorted(tokenizer(0).get_vocab())
+    assert vocabulary_texts(tokenizer(0)) == texts
 
 
 def test_a_damaged_tokenizer_is_told() -> None:
