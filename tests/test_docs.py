@@ -13,7 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 # Pages that go on from what another one leaves.
-AFTER = {"parity": ("command-line",), "runtime": ("command-line",), "report": ("command-line",), "onnx-files": ("command-line",)}
+AFTER = {
+    "parity": ("command-line",),
+    "runtime": ("command-line",),
+    "report": ("command-line",),
+    "onnx-files": ("command-line",),
+}
 
 _BLOCK = re.compile(
     r"^(?:<!-- exit (?P<exit>\d+) -->\n)?```(?P<kind>\w+)(?: file=(?P<file>\S+))?\n(?P<code>.*?)^```$", re.M | re.S

@@ -53,7 +53,7 @@ def test_every_option_finds_layers_of_a_network(convolved: Task) -> None:
 def test_where_there_are_no_convolutions_int8_is_dynamic(bert: Task) -> None:
     (variant,) = find_option("int8", HOST).variants(bert.model, bert.data, ["encoder.pooler.dense"])
     assert variant.parts == ("encoder.pooler.dense",)
-    whole = DynamicInt8()(bert.model, bert.data).module
+    whole = DynamicInt8(reduce_range=HOST.reduce_range)(bert.model, bert.data).module
     changed = changed_layers(bert.model.module, variant.model.module)
     assert list(changed) == ["encoder.pooler.dense"]
     expected = whole.get_submodule("encoder.pooler.dense").state_dict()
