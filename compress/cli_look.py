@@ -101,7 +101,7 @@ def report(
 
 
 @options.example(
-    "edgepress verify out/digits-int8\nedgepress verify out/digits-fp32 out/digits-int8 --source samples/digits/task.py"
+    "edgepress verify out/digits-int8\nedgepress verify out/onnx out/tflite --source samples/digits/task.py"
 )
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -112,7 +112,7 @@ def report(
 @click.option("--out", type=click.Path(path_type=Path), help="Write parity.json, .md, .svg and .png there.")
 @options.json
 def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, out: Path | None, as_json: bool) -> int:
-    """Check the hashes of ARTIFACTS, replay their golden samples, hold them against each other.
+    """Check ARTIFACTS' hashes and golden samples, compare them.
 
     A family stands for each of its members. Of a bare .onnx or .tflite file nothing is recorded: it is run twice on
     invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow; with

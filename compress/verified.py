@@ -36,6 +36,7 @@ def to_dict(found: Verified) -> dict[str, Any]:
         "replays": [_replay(replay) for replay in found.replays],
         "parity": None if found.parity is None else as_dict(found.parity),
         "tokenizers": [str(difference) for difference in found.tokenizers],
+        "assets": list(found.assets),
         "parted": [_parted(parted) for parted in found.parted],
         "notes": list(found.notes),
     }
@@ -130,8 +131,8 @@ def _cells(pair: Pair) -> list[str]:
 
 
 def wrong(found: Verified) -> list[str]:
-    """A line for each limit that was broken, each layer where a pair parts, each tokenizer that differs."""
-    lines = [str(difference) for difference in found.tokenizers]
+    """A line for each limit that was broken, each layer where a pair parts, each tokenizer or asset that differs."""
+    lines = [*map(str, found.tokenizers), *found.assets]
     for parted in found.parted:
         pair = parted.pair
         lines.append(f"{pair.a} and {pair.b} part: {'; '.join(pair.breaches)}")

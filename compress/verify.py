@@ -1,5 +1,6 @@
 """verify: are the files what was exported, do they compute what was recorded, and do they say the same?"""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,14 +45,15 @@ class Verified:
     replays: tuple[Replay, ...]
     parity: Parity | None = None
     tokenizers: tuple[Difference, ...] = ()
+    assets: tuple[str, ...] = ()  # what ships along and differs, in words
     parted: tuple[Parted, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """True where every replay is within its tolerance, every pair within its limits, and all tokenizers agree."""
+        """True where every replay is within its tolerance, every pair within its limits, what ships along the same."""
         good = self.parity is None or self.parity.passed
-        return good and not self.tokenizers and all(replay.seen.passed for replay in self.replays)
+        return good and not (self.tokenizers or self.assets) and all(replay.seen.passed for replay in self.replays)
 
 
 def verify(
@@ -92,7 +94,8 @@ def verify(
     texts = [text for tokenizer in list(tokenizers.values())[:1] for text in vocabulary_texts(tokenizer)]
     disagree = differences(tokenizers, [*TEXTS.values(), *texts]) if len(tokenizers) > 1 else []
     parted = part([pair for pair in parity.pairs if pair.breaches], models, samples, source, tell)
-    return Verified(replays, parity, tuple(disagree), tuple(parted), notes)
+    assets = tuple(_differing_assets(models, source))
+    return Verified(replays, parity, tuple(disagree), assets, tuple(parted), notes)
 
 
 def _replays(path: Path) -> Iterator[Replay]:
@@ -179,6 +182,20 @@ def _tokenizers(models: Mapping[str, LoadedModel], source: "Task | None") -> dic
     if source is not None and TOKENIZER in source.model.assets:
         contents = {SOURCE: source.model.assets[TOKENIZER]} | contents
     return {name: read_tokenizer(content, name) for name, content in contents.items()}
+
+
+def _differing_assets(models: Mapping[str, LoadedModel], source: "Task | None") -> Iterator[str]:
+    """A line for each file that ships along, as `labels.json`, and is not the same everywhere; tokenizers are tried."""
+    held: dict[str, dict[str, str]] = {}
+    for name, model in models.items():
+        for file in model.artifact.files:
+            if file.role == "asset" and file.name != TOKENIZER:
+                held.setdefault(file.name, {})[name] = file.sha256
+    for asset, content in (source.model.assets if source is not None else {}).items():
+        held.setdefault(asset, {})[SOURCE] = hashlib.sha256(content).hexdigest()
+    for asset, hashes in held.items():
+        if asset != TOKENIZER and len(set(hashes.values())) > 1:
+            yield f"{asset} is not the same in {', '.join(hashes)}"
 
 
 def _samples(

@@ -126,11 +126,12 @@ def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Ve
     """Whether the step from `predecessor` to `candidate` pays.
 
     It pays where it makes size, latency, peak memory, the first score or the compressed download better beyond noise,
-    makes neither size nor latency worse beyond noise (unless the budget names that limit and the candidate meets it),
-    and its first score does not fall further below the baseline's than the budget's drop (1 % where it names none).
-    Beyond noise is 1 % of the bytes, 10 % of the peak memory, 0.05 points of the score, and for latency the nearer
-    quartile of the round ratios 2 % off. A step that only the download gains by must make nothing worse, and its
-    verdict says that it is no faster. The two must be timed in the same run.
+    makes neither size nor latency worse beyond noise (unless the budget names that limit and the candidate meets it, or
+    names only the other one and the candidate is the first to meet that), and its first score does not fall further
+    below the baseline's than the budget's drop (1 % where it names none). Beyond noise is 1 % of the bytes, 10 % of the
+    peak memory, 0.05 points of the score, and for latency the nearer quartile of the round ratios 2 % off. A step that
+    only the download gains by must make nothing worse, and its verdict says that it is no faster. The two must be timed
+    in the same run.
 
     >>> judge(int8, fp32, fp32, parse_budget("drop<1%")).why
     '0.31x the bytes, 1.83x as fast, 0.95x the peak memory; top1 -0.19 points'
@@ -140,6 +141,8 @@ def judge(candidate: Row, predecessor: Row, baseline: Row, budget: Budget) -> Ve
     missed = _misses(candidate, baseline, budget)
     asked = {"size": budget.size, "latency": budget.latency}
     excused = {name for name, limit in asked.items() if limit is not None and name not in missed}
+    if excused & _misses(predecessor, baseline, budget).keys():  # what was asked for is worth what was not
+        excused |= {name for name, limit in asked.items() if limit is None}
     against = [c.name for c in changes if c.worse and c.name in asked and c.name not in excused]
     reasons = [f"worse {' and '.join(against)}"] if against else []
     better = [change.name for change in changes if change.better]

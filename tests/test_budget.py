@@ -154,6 +154,16 @@ def test_slower_is_fine_where_the_budget_names_latency_and_is_met(make_row):
     assert not judge(step, base, base, parse_budget("size<1MB")).kept
 
 
+def test_slower_is_fine_for_the_step_that_reaches_the_size_which_the_budget_names(make_row):
+    base, before = make_row("fp32", 1000), make_row("int8", 900)
+    slower = make_row("int4", 400, ms=1.5)
+    assert judge(slower, before, base, parse_budget("size<500B")).kept
+    assert "slower" in judge(slower, before, base, parse_budget("size<500B")).why
+    assert not judge(slower, before, base, parse_budget("size<300B")).kept
+    assert not judge(slower, before, base, parse_budget("size<950B")).kept  # it was met before
+    assert not judge(slower, before, base, parse_budget("size<500B, latency<1.2ms")).kept
+
+
 def test_bigger_is_fine_only_where_the_budget_names_size_and_is_met(make_row):
     base, step = make_row("fp32", 1_000_000, ms=2.0), make_row("unrolled", 1_500_000, ms=1.0)
     assert judge(step, base, base, Budget()).why.endswith("undone: worse size")

@@ -87,7 +87,9 @@ def test_the_files_hold_the_layer_as_it_came_and_as_it_was_changed(tmp_path: Pat
 
 def test_a_convolution_alone_is_all_int8_as_it_is_between_others(tmp_path: Path) -> None:
     x = random(1, 16, 8, 8)
-    made = StaticInt8()(alone(seeded(nn.Conv2d(16, 16, 3)), x, read=True), data_of({"x": x}))
+    made = StaticInt8(reduce_range=HOST.reduce_range)(
+        alone(seeded(nn.Conv2d(16, 16, 3)), x, read=True), data_of({"x": x})
+    )
     assert made.history[-1].note == "1 layers at int8, per channel; 2 activations at uint8"
     found = load(export(made, "onnx", tmp_path / "conv").path)(x=x.numpy())["y"]
     assert np.abs(found - made(x=x)["y"].numpy()).max() < 0.05

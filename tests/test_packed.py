@@ -17,6 +17,7 @@ from edgepress.compress.distill import Distill
 from edgepress.compress.packed import PackedInt8, row_scale, two_levels
 from edgepress.compress.qat import Qat
 from edgepress.compress.train import Training
+from edgepress.devices.device import find_device
 from edgepress.export.formats import export
 from edgepress.export.model import Model
 from edgepress.export.quantized import PackedLinear, unpacked
@@ -71,7 +72,7 @@ def test_the_levels_of_a_block_are_the_best_of_all_that_were_tried(seed: int, li
 
 @pytest.mark.parametrize("gptq", [True, False], ids=["gptq", "nearest"])
 def test_the_exported_file_computes_what_the_torch_reference_computes(gptq: bool, tmp_path: Path):
-    packed = PackedInt8(gptq=gptq)(model(), data())
+    packed = PackedInt8(gptq=gptq, reduce_range=find_device("host").reduce_range)(model(), data())
     artifact = export(packed, "onnx", tmp_path / "packed")
     x = np.array(data().calibration[0]["input"])  # pyright: ignore[reportIndexIssue]
     found = load(artifact.path)(input=x)["y"]

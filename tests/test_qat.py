@@ -145,7 +145,9 @@ def test_the_same_seed_gives_the_same_integers_and_the_model_stays_as_it_was(ste
 
 
 def test_layers_are_trained_at_the_precision_that_mixed_finds_for_each(model: Model, data: Data, tmp_path: Path):
-    mixed = Mixed(bits=8.0, packed=PackedInt8(block=8), dynamic=DynamicInt8(reduce_range=HOST_RANGE))
+    mixed = Mixed(
+        bits=8.0, packed=PackedInt8(block=8, reduce_range=HOST_RANGE), dynamic=DynamicInt8(reduce_range=HOST_RANGE)
+    )
     result = Qat(weight_only=TABLE, mixed=mixed, distill=learning(10))(model, data)
     kinds = [type(part).__name__ for part in result.module.modules()]
     assert kinds.count("BlockEmbedding") == 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.compress.source import Task, read_source, with_lengths
 from edgepress.compress.static import StaticInt8
+from edgepress.devices.device import find_device
 from edgepress.export.formats import export
 from edgepress.export.model import Model
 from edgepress.export.tflite import write
@@ -60,7 +61,7 @@ def test_the_digits_network_scores_as_its_onnx_file_does(digits: Task, digits_fi
 def test_the_digits_network_in_int8_gives_every_image_the_class_that_its_onnx_file_gives(
     digits: Task, digits_sample: ModuleType, tmp_path: Path
 ):
-    model = StaticInt8()(digits.model, digits.data)
+    model = StaticInt8(reduce_range=find_device("host").reduce_range)(digits.model, digits.data)
     tflite = export(model, "tflite", tmp_path / "tflite")
     assert tflite.bytes <= 100_000
     images = digits_sample.digits().test_images

@@ -43,6 +43,7 @@ FOUND = Verified(
     ),
     PARITY,
     (Difference("source", "int8", 1, 9, "a text", ((1, 2), (1, 3))),),
+    ("labels.json is not the same in fp32, int8",),
     (Parted(PARITY.pairs[1], LAYER), Parted(PARITY.pairs[2], None, "no layer stands out")),
     ("one sample was left out",),
 )
@@ -59,6 +60,7 @@ def test_json_holds_everything_and_is_strict() -> None:
         ("fp32", "int8"), ("fp32", "off"), ("int8", "off"),
     ]  # fmt: skip
     assert raw["parity"]["sides"][0]["score"] == {"top1": 0.99}
+    assert raw["assets"] == ["labels.json is not the same in fp32, int8"]
     assert raw["parted"][0]["layer"]["modules"] == ["stem.0", "stem.1"]
     assert raw["parted"][1] == {"a": "int8", "b": "off", "layer": None, "reason": "no layer stands out"}
     infinite = replace(FOUND, replays=(Replay(Path("x"), "cpu", SelfTest(1, math.inf, 1e-4)),))
@@ -91,6 +93,7 @@ def test_of_a_bare_file_it_says_that_nothing_is_recorded(tmp_path: Path) -> None
 def test_what_is_wrong_is_said_with_the_layer_and_both_values() -> None:
     lines = wrong(FOUND)
     assert lines[0].startswith("the tokenizers of source and int8 differ on 1 of 9 texts")
+    assert lines.pop(1) == "labels.json is not the same in fp32, int8"
     assert lines[1].startswith("fp32 and off part: mean cosine")
     at = "at [0, 3] fp32 has 0.25, off has -1.5, expected 0.25"
     assert lines[2] == f"  first at stem.0 + stem.1 (relu), where off is further from the source: {at}"

@@ -93,11 +93,7 @@ def with_tokenizer(source: Path, target: Path, normalizer: normalizers.Normalize
     shutil.copytree(source, target)
     tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
     tokenizer.normalizer = normalizer
-    tokenizer.save(str(target / "tokenizer.json"))
-    manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-    changed = vars(describe(target / "tokenizer.json", "asset"))
-    manifest["files"] = [changed if file["name"] == "tokenizer.json" else file for file in manifest["files"]]
-    (target / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    replaced(target, "tokenizer.json", tokenizer.to_str())
     return target
 
 
@@ -117,6 +113,24 @@ def test_the_layer_where_a_faulty_file_parts_is_named_on_the_command_line(digits
     assert raw["passed"] is False
     assert [entry["layer"]["file"] for entry in raw["parted"]] == ["faulty", "faulty"]
     assert {entry["b"] for entry in raw["parted"]} == {"faulty"}
+
+
+def test_labels_that_are_not_the_same_are_told(artifact: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(artifact, tmp_path / "other")
+    replaced(other, "labels.json", '["b", "a"]')
+    found = verify([artifact, other])
+    assert not found.passed
+    assert found.assets == ("labels.json is not the same in linear-fp32, other",)
+    assert verify([artifact, shutil.copytree(artifact, tmp_path / "same")]).passed
+
+
+def replaced(folder: Path, name: str, content: str) -> None:
+    """Put another content into an asset, and its hash into the manifest."""
+    (folder / name).write_text(content, encoding="utf-8")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    changed = vars(describe(folder / name, "asset"))
+    manifest["files"] = [changed if file["name"] == name else file for file in manifest["files"]]
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_files_of_other_models_are_checked_and_not_compared(
