@@ -47,8 +47,14 @@ def read_tokenizer(content: bytes, where: str) -> Any:
 
 
 def differences(tokenizers: Mapping[str, Any], texts: Sequence[str]) -> list[Difference]:
-    """Each tokenizer against the first one. `tokenizers` are those of `read_tokenizer`, by the name of their model."""
+    """Each tokenizer against the first one, on the texts and on words from all over its vocabulary.
+
+    `tokenizers` are those of `read_tokenizer`, by the name of their model.
+    """
+    if not tokenizers:
+        return []
     (first, reference), *others = tokenizers.items()
+    texts = [*texts, *_vocabulary(reference)]
     expected = [tuple(encoding.ids) for encoding in reference.encode_batch(list(texts))]
     found = []
     for name, tokenizer in others:
@@ -60,7 +66,7 @@ def differences(tokenizers: Mapping[str, Any], texts: Sequence[str]) -> list[Dif
     return found
 
 
-def vocabulary_texts(tokenizer: Any) -> list[str]:
+def _vocabulary(tokenizer: Any) -> list[str]:
     """Texts of words from all over a tokenizer's vocabulary, always the same ones."""
     words = sorted(tokenizer.get_vocab())
     chosen = words[:: max(1, len(words) // _WORDS)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..devices.report import NONE
-from ..export.parity import Pair, as_dict
+from ..export.parity import NATURAL, Pair, as_dict
 from ..runtime.errors import UsageError
 from ..runtime.files import new_file, write_text
 from .heat_map import heat_map
@@ -99,7 +99,7 @@ def render(found: Verified) -> None:
 
 def _grouped(samples: Any) -> dict[str, int]:
     """The unnatural ones counted together."""
-    natural = {kind: count for kind, count in samples.items() if kind in ("golden", "data")}
+    natural = {kind: count for kind, count in samples.items() if kind in NATURAL}
     others = sum(samples.values()) - sum(natural.values())
     return natural | ({"unnatural": others} if others else {})
 

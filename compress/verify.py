@@ -11,14 +11,14 @@ import numpy as np
 from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
 from ..export.precision import PRECISIONS, precision_of, same_steps
 from ..runtime.artifact import Port, check, read_artifact
-from ..runtime.errors import PortError
+from ..runtime.errors import EngineError, PortError
 from ..runtime.golden import SelfTest
 from ..runtime.invented import invent, try_out
 from ..runtime.machine import this_machine
 from ..runtime.session import LoadedModel, load, providers
 from .part import Parted, part
 from .samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
-from .tokenization import Difference, differences, read_tokenizer, text_encoder, vocabulary_texts
+from .tokenization import Difference, differences, read_tokenizer, text_encoder
 
 if TYPE_CHECKING:
     from .data import Score
@@ -68,20 +68,24 @@ def verify(
 
     With `source` the files are held against the model that they were made from too, judged by its score (if `scored`),
     and where a pair breaks its limits, the layer where it parts is named. `names` are what the artifacts are called, by
-    default what their folders are. Raises ArtifactError for a file that is missing or
-    damaged, EngineError for one that does not open.
+    default what their folders are. Raises ArtifactError for a file that is missing or damaged, EngineError for one that
+    does not open.
     """
     for path in paths:
         check(read_artifact(path))
     replays = tuple(replay for path in paths for replay in _replays(path))
     threads = this_machine().cores  # nothing is timed here, and one engine would take a single one
-    models = dict(
-        zip(names or _names(paths), (load(path, verify=False, threads=threads) for path in paths), strict=True)
-    )
+    opened = [load(path, verify=False, threads=threads) for path in paths]
+    models = dict(zip(names or _names(paths), opened, strict=True))
     if len(models) == 1 and source is None:
         return Verified(replays)
-    if (reason := _strangers(list(models.values()), source)) is not None:
+    if (reason := _strangers(opened, source)) is not None:
         return Verified(replays, notes=(f"not compared with each other: {reason}",))
+    return replace(_held(models, source, tell, scored=scored), replays=replays)
+
+
+def _held(models: Mapping[str, LoadedModel], source: "Task | None", tell: Tell, *, scored: bool) -> Verified:
+    """The matrix and all around it."""
     tokenizers = _tokenizers(models, source)
     files = [_side(name, model) for name, model in models.items()]
     sides = [*_source(source, files), *files]
@@ -91,17 +95,26 @@ def verify(
         unscored = ", ".join(side.name for side in sides if not side.score)
         notes += (f"no score of {unscored}: it does not take all that is judged",) if unscored else ()
     parity = hold(sides, samples, tell)
-    texts = [text for tokenizer in list(tokenizers.values())[:1] for text in vocabulary_texts(tokenizer)]
-    disagree = differences(tokenizers, [*TEXTS.values(), *texts]) if len(tokenizers) > 1 else []
-    parted = part([pair for pair in parity.pairs if pair.breaches], models, samples, source, tell)
-    assets = tuple(_differing_assets(models, source))
-    return Verified(replays, parity, tuple(disagree), assets, tuple(parted), notes)
+    return Verified(
+        replays=(),
+        parity=parity,
+        tokenizers=tuple(differences(tokenizers, list(TEXTS.values()))),
+        assets=tuple(_differing_assets(models, source)),
+        parted=tuple(part([pair for pair in parity.pairs if pair.breaches], models, samples, source, tell)),
+        notes=notes,
+    )
 
 
 def _replays(path: Path) -> Iterator[Replay]:
+    """By each provider that opens the file; one that is in the build and not on the machine is none."""
     artifact = read_artifact(path)
     for provider in providers(artifact.format):
-        model = load(path, verify=False, providers=[provider])
+        try:
+            model = load(path, verify=False, providers=[provider])
+        except EngineError:
+            if provider == "cpu":
+                raise
+            continue
         yield Replay(path, provider, try_out(model) if artifact.bare else model.selftest())
 
 
@@ -208,7 +221,7 @@ def _samples(
     if source is not None:
         natural += [Sample("data", inputs) for inputs in _data(first, source)]
     if not natural:
-        natural = [Sample("golden", {port.name: invent(port) for port in ports})]
+        natural = [Sample("invented", {port.name: invent(port) for port in ports})]
     fitting = [sample for sample in natural if fits(ports, sample.inputs, limits)]
     left = len(natural) - len(fitting)
     longest = ", ".join(f"{label} {size}" for label, size in limits.items())

@@ -21,10 +21,13 @@ from .precision import Limits, limits
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
+# Recorded with the file, judged by the score; and, where there is neither, whatever fits the ports.
+NATURAL = ("golden", "data", "invented")
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One call: what it tries (`golden`, `data`, or the name of something unnatural), and its inputs by name."""
+    """One call: what it tries (one of NATURAL, or the name of something unnatural), and its inputs by name."""
 
     kind: str
     inputs: Arrays
@@ -32,7 +35,7 @@ class Sample:
     @property
     def natural(self) -> bool:
         """True where the model was made for such inputs."""
-        return self.kind in ("golden", "data")
+        return self.kind in NATURAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +180,9 @@ def compare(x: Arrays, y: Arrays) -> Comparison:
     difference = max(_difference(a, b) for a, b in pairs)
     if "logits" not in x or not np.isfinite(difference):
         return Comparison(cosines, difference, np.empty(0), np.empty(0))
+    same_top1 = x["logits"].argmax(-1) == y["logits"].argmax(-1)
     p, q = (_log_softmax(side["logits"].astype(np.float64)) for side in (x, y))
-    return Comparison(cosines, difference, p.argmax(-1) == q.argmax(-1), (np.exp(p) * (p - q)).sum(-1))
+    return Comparison(cosines, difference, same_top1, (np.exp(p) * (p - q)).sum(-1))
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

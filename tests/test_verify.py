@@ -65,6 +65,15 @@ def test_golden_samples_are_enough_where_there_is_no_source(files: dict[str, Pat
     assert "data" not in found.parity.samples
 
 
+def test_of_bare_files_of_one_model_invented_inputs_are_all_there_is(files: dict[str, Path], tmp_path: Path) -> None:
+    bare = [Path(shutil.copy(read_artifact(files[name]).model, tmp_path / name)) for name in ("onnx-fp32", "onnx-int8")]
+    bare = [path.rename(path.with_suffix(".onnx")) for path in bare]
+    found = verify(bare)
+    assert found.parity is not None
+    assert found.parity.samples["invented"] == 1
+    assert [side.precision for side in found.parity.sides] == ["float32", "int8"]
+
+
 def test_one_file_alone_is_replayed_and_with_its_source_held_against_it(task: Task, files: dict[str, Path]) -> None:
     assert verify([files["onnx-fp32"]]).parity is None
     found = verify([files["onnx-fp32"]], task, scored=False)
