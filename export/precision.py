@@ -37,12 +37,13 @@ BETWEEN = {
     "int8": Limits(0.99, 0.90),
     "int4": Limits(0.95, 0.80),
 }
-# Two files with the same integers.
+# Two files with the same integers. Engines quantize activations as they come by tensor or by row: MiniLM .9990, and
+# .984 for a batch of unnatural text.
 SAME = {
     "float32": Limits(0.99999, 0.9999, 1e-3),
     "float16": Limits(0.9999, 0.999, 2e-2),
-    "int8": Limits(0.998, 0.98),
-    "int4": Limits(0.995, 0.97),
+    "int8": Limits(0.998, 0.97),
+    "int4": Limits(0.995, 0.95),
 }
 # Passes that only round what is there. Any other makes another network of it.
 ROUNDING = {"static_int8", "dynamic_int8", "weight_only", "packed_int8", "mixed", "float16"}
