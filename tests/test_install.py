@@ -83,10 +83,11 @@ def test_the_base_install_has_no_torch_and_runs_an_artifact(fresh: Path, artifac
 
 
 @pytest.mark.skipif(not (ROOT / "compress" / "cli.py").exists(), reason="there is no command line yet")
-def test_the_base_install_has_a_command_line(fresh: Path, artifact: Path):
+def test_the_base_install_has_a_command_line(fresh: Path, artifact: Path, tmp_path: Path):
     command = fresh / "bin" / "edgepress"
     assert "compress" in run(command, "--help", cwd=fresh)
-    run(command, "verify", artifact, cwd=fresh)
+    again = shutil.copytree(artifact, tmp_path / "again")
+    assert "held against each other on 2 golden" in run(command, "verify", artifact, again, cwd=fresh)
 
 
 def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """A pair's limits follow from its files: the bits of their weights, and the steps that made them."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_blocks_of_8_bits_are_int8(model: Model, tmp_path: Path) -> None:
 
 def test_a_bare_file_has_a_precision_too(linear: Path) -> None:
     assert precision_of(read_artifact(linear)) == "float32"
+
+
+def test_without_the_package_that_reads_it_the_manifest_tells_whether_there_are_integers(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floats = export(model, "onnx", tmp_path / "floats")
+    integers = export(DynamicInt8(smooth=0.0)(model, data_of(model.example)), "onnx", tmp_path / "integers")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert [precision_of(artifact) for artifact in (floats, integers)] == ["float32", "int8"]
 
 
 def test_the_coarser_file_decides() -> None:
