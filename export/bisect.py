@@ -5,7 +5,7 @@ one file's way is lost, or else at the one whose error is most times what roundi
 layer in the other file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from .values import file_values
 # Measured on the digits networks: float32 3e-7, int8 1e-2 to 2e-2; 4 bits in blocks 1e-1.
 _ROUNDING = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2, "int4": 1e-1}
 _NEAR = {"float32": 2e-2, "float16": 5e-2, "int8": 0.2, "int4": 0.4}
-# Below this many times of that, no single layer stands out.
-_STANDS_OUT = 2.0
+# Below this many times of that, no single layer stands out; where one is lost, an earlier one must stand out more.
+_STANDS_OUT, _WHERE_ONE_IS_LOST = 2.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,21 @@ def bisect(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], a: File, b: 
     where a file does not run.
     """
     left, right = (_layers(graph, inputs, file) for file in (a, b))
-    worst: tuple[float, int] = 0.0, 0
-    for index, (mine, other) in enumerate(zip(left, right, strict=True)):
-        if mine.lost != other.lost and (other if mine.lost else mine).found:
-            worst = float("inf"), index
-            break
-        if mine.found and other.found:
-            low, high = sorted((mine.error / _ROUNDING[a.precision], other.error / _ROUNDING[b.precision]))
-            worst = max(worst, (high / max(low, 1.0), index), key=lambda seen: seen[0])
-    if worst[0] < _STANDS_OUT:
-        return None
-    return _parting(left, right, worst[1], a, b)
+    ratios = [_ratio(mine, other, a, b) for mine, other in zip(left, right, strict=True)]
+    finite = [ratio for ratio in ratios if ratio < float("inf")]
+    least = max(_STANDS_OUT, max(finite, default=0.0) / 2) if len(finite) == len(ratios) else _WHERE_ONE_IS_LOST
+    index = next((number for number, ratio in enumerate(ratios) if ratio >= least), None)
+    return None if index is None else _parting(left, right, index, a, b)
+
+
+def _ratio(mine: Layer, other: Layer, a: File, b: File) -> float:
+    """How many times as wrong one of the two is as rounding makes it, and as the other is; inf where one is lost."""
+    if mine.lost != other.lost and (other if mine.lost else mine).found:
+        return float("inf")
+    if not (mine.found and other.found):
+        return 0.0
+    low, high = sorted((mine.error / _ROUNDING[a.precision], other.error / _ROUNDING[b.precision]))
+    return high / max(low, 1.0)
 
 
 def _layers(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], file: File) -> list[Layer]:
@@ -82,32 +86,46 @@ def _layers(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], file: File)
 def _parting(left: Sequence[Layer], right: Sequence[Layer], index: int, a: File, b: File) -> Parting:
     mine, other = left[index], right[index]
     relative = mine.error / _ROUNDING[a.precision], other.error / _ROUNDING[b.precision]
-    wrong, file = (right, b) if (other.lost, relative[1]) > (mine.lost, relative[0]) else (left, a)
+    b_is_wrong = (other.lost, relative[1]) > (mine.lost, relative[0])
+    wrong, good = (right, left) if b_is_wrong else (left, right)
+    index = _origin(wrong, good, index)
+    mine, other = left[index], right[index]
     x, y = (layer.expected if layer.value is None else layer.value for layer in (mine, other))
-    expected = wrong[index].expected
     place = tuple(map(int, np.unravel_index(int(np.abs(x - y).argmax()), x.shape)))
     return Parting(
-        modules=_fused(wrong, index),
+        modules=_fused(wrong, good, index),
         operation=mine.operation,
-        file=file.name,
+        file=(b if b_is_wrong else a).name,
         errors=(mine.error, other.error),
         index=place,
         values=(float(x[place]), float(y[place])),
-        expected=float(expected[place]),
+        expected=float(wrong[index].expected[place]),
     )
 
 
-def _fused(layers: Sequence[Layer], index: int) -> tuple[str, ...]:
-    """The layer's module, those before it that the file shows no value of, and a normalization that it folds in."""
+def _origin(wrong: Sequence[Layer], good: Sequence[Layer], index: int) -> int:
+    """The first layer on the way to this one that the good file shows and the wrong one does not."""
+    before = _before(index, wrong, lambda number: not wrong[number].found)
+    return min((number for number in before if good[number].found), default=index)
+
+
+def _fused(wrong: Sequence[Layer], good: Sequence[Layer], index: int) -> tuple[str, ...]:
+    """The layer's module, those before it that neither file shows a value of, and a normalization that it folds in."""
+    numbers = _before(index, wrong, lambda number: not (wrong[number].found or good[number].found))
+    numbers |= {
+        number
+        for number, layer in enumerate(wrong)
+        if layer.operation == "batch_norm" and not layer.found and numbers.intersection(layer.reads)
+    }
+    return tuple(dict.fromkeys(wrong[number].module for number in sorted(numbers)))
+
+
+def _before(index: int, layers: Sequence[Layer], passes: Callable[[int], bool]) -> set[int]:
+    """The layer and all before it that are reached over layers which pass."""
     waiting, numbers = [index], {index}
     while waiting:
         for number in layers[waiting.pop()].reads:
-            if not layers[number].found and number not in numbers:
+            if number not in numbers and passes(number):
                 numbers.add(number)
                 waiting.append(number)
-    numbers |= {
-        number
-        for number, layer in enumerate(layers)
-        if layer.operation == "batch_norm" and not layer.found and numbers.intersection(layer.reads)
-    }
-    return tuple(dict.fromkeys(layers[number].module for number in sorted(numbers)))
+    return numbers

@@ -23,8 +23,11 @@ from .values import Value
 
 # A value of fewer numbers tells too little to be found by.
 _LEAST = 4
-# What is larger masks something; one file writes the lowest float there, another -1e9.
+# What is larger masks something; one file writes the lowest float there, another -1e9, and neither is compared.
 _MASK = 1e8
+# What gives the numbers that it got, in another order or shape.
+_LAYOUT = {"clone", "contiguous", "dropout", "expand", "flatten", "permute", "reshape", "squeeze", "to", "transpose",
+           "unsqueeze", "view"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,9 @@ class _Follower(fx.Interpreter):
         self.by_size: dict[int, list[Value]] = {}
         for value in values:
             self.by_size.setdefault(value.array.size, []).append(value)
+        nodes: list[fx.Node] = list(self.graph.nodes)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        self.matters = _reached(nodes, "placeholder", forward=True) & _reached(nodes, "output", forward=False)
+        self.nodes = nodes
         self.seen: dict[fx.Node, Layer] = {}
         self.number: dict[fx.Node, int] = {}
         self.taken: dict[int, list[fx.Node]] = {}  # place of a value -> the layers that it was taken for
@@ -85,7 +91,7 @@ class _Follower(fx.Interpreter):
         """What the layer computes, or what the file says that it computed."""
         expected = super().run_node(n)
         computed = n.op == "call_function" and isinstance(expected, Tensor) and expected.is_floating_point()
-        if not computed or expected.numel() < _LEAST or not _depends_on_inputs(n):
+        if not computed or expected.numel() < _LEAST or n not in self.matters:
             return expected
         wanted = expected.float().numpy()
         value, array, error = _nearest(self.by_size.get(wanted.size, ()), wanted)
@@ -96,8 +102,9 @@ class _Follower(fx.Interpreter):
         if not found:
             return expected
         assert value is not None
-        self.taken.setdefault(value.place, []).append(n)
-        return torch.from_numpy(array).to(expected.dtype)
+        if self.seen[n].operation not in _LAYOUT:
+            self.taken.setdefault(value.place, []).append(n)
+        return torch.from_numpy(np.where(np.abs(wanted) < _MASK, array, wanted)).to(expected.dtype)
 
     def layers(self) -> list[Layer]:
         """What was seen; a value belongs to the layer that it is nearest to of all that it was taken for."""
@@ -107,23 +114,20 @@ class _Follower(fx.Interpreter):
                 if self.seen[node].error > 10 * least + 1e-6:
                     self.seen[node] = replace(self.seen[node], found=False)
         after: dict[fx.Node, bool] = {}
-        nodes: list[fx.Node] = list(self.graph.nodes)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
-        for node in reversed(nodes):
+        for node in reversed(self.nodes):
             found = (after[user] or (user in self.seen and self.seen[user].found) for user in node.users)
             after[node] = any(found)
         return [replace(layer, found_after=after[node]) for node, layer in self.seen.items()]
 
 
-def _depends_on_inputs(node: fx.Node) -> bool:
-    """False for what is computed from weights alone."""
-    waiting, known = [node], set()
-    while waiting:
-        one = waiting.pop()
-        if one.op == "placeholder":
-            return True
-        known.add(one)
-        waiting += [before for before in one.all_input_nodes if before not in known]
-    return False
+def _reached(nodes: Sequence[fx.Node], start: str, *, forward: bool) -> set[fx.Node]:
+    """What is computed from the nodes of a kind, or what they are computed from: no weights alone, no dead ends."""
+    found = {node for node in nodes if node.op == start}
+    for node in nodes if forward else reversed(nodes):
+        near = node.all_input_nodes if forward else list(node.users)
+        if not found.isdisjoint(near):
+            found.add(node)
+    return found
 
 
 def _nearest(values: Sequence[Value], expected: np.ndarray) -> tuple[Value | None, np.ndarray, float]:

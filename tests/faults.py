@@ -57,6 +57,16 @@ def one_scale_for_all_channels(weight_of: int) -> Callable[[onnx.ModelProto], No
     return fault
 
 
+def columns_swapped(weight: str) -> Callable[[onnx.ModelProto], None]:
+    """The outputs of a matrix product, by a part of its weight's name, in reverse."""
+
+    def fault(model: onnx.ModelProto) -> None:
+        names = [node.input[1] for node in nodes(model, "MatMul") if weight in node.input[1]]
+        change(model, names[0], lambda values: values[:, ::-1])
+
+    return fault
+
+
 def epsilon_dropped(operator: int) -> Callable[[onnx.ModelProto], None]:
     """The n-th layer normalization divides by the deviation alone."""
 

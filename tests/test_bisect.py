@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepress.compress.data import Data
+from edgepress.compress.part import shared_inputs
 from edgepress.compress.source import read_source
 from edgepress.compress.static import StaticInt8
 from edgepress.devices.device import find_device
@@ -19,6 +20,7 @@ from edgepress.export.precision import precision_of
 
 from . import faults
 from .quantize_check import random, seeded
+from .tiny_encoders import read_tiny
 
 SOURCE = File("source", None, "", "float32")
 HOST = find_device("host")
@@ -29,11 +31,14 @@ class Made:
 
     def __init__(self, source: Model, shipped: Model, folder: Path, formats: tuple[str, ...]) -> None:
         self.source = operations(source)
-        self.inputs = {name: tensor[:1].numpy() for name, tensor in source.example.items()}
         self.files: dict[str, File] = {}
         for format_ in formats:
             made = export(shipped, format_, folder / format_)
             self.files[format_] = File(format_, made.model, format_, precision_of(made))
+        example = {name: tensor.numpy() for name, tensor in source.example.items()}
+        inputs = shared_inputs(source.example, example, list(self.files.values()))
+        assert inputs is not None
+        self.inputs = inputs
 
     def with_fault(self, fault: Callable, folder: Path) -> File:
         good = self.files["onnx"]
@@ -97,7 +102,20 @@ def normed(folder: Path) -> Made:
     return Made(model, model, folder / "normed", ("onnx", "tflite"))
 
 
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Made:
+    """Attention with a mask, residuals that carry on what a layer got wrong, and a pooler that no file has."""
+    model = read_tiny(folder).model
+    return Made(model, model, folder / "encoder", ("onnx", "tflite"))
+
+
 FAULTS = [
+    pytest.param(
+        "encoder",
+        faults.columns_swapped("layer.0.attention.self.value"),
+        "encoder.encoder.layer.0.attention.self.value",
+        id="columns of a product swapped",
+    ),
     pytest.param("digits", faults.channels_swapped(3), "stacks.1.first.0", id="channel order swapped"),
     pytest.param("digits_int8", faults.zero_point_moved(2, 25), "stacks.0", id="a wrong zero point"),
     pytest.param(
@@ -124,7 +142,7 @@ def test_the_right_layer_is_named(
     assert bisect(which.source, which.inputs, faulty, good) is not None
 
 
-@pytest.mark.parametrize("made", ["digits", "digits_int8", "depthwise", "normed"])
+@pytest.mark.parametrize("made", ["digits", "digits_int8", "depthwise", "normed", "encoder"])
 def test_files_without_a_fault_do_not_part(made: str, request: pytest.FixtureRequest) -> None:
     which: Made = request.getfixturevalue(made)
     for file in which.files.values():
