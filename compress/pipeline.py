@@ -14,7 +14,7 @@ import numpy as np
 from ..devices.budget import Budget, Verdict, judge, misses_of_all
 from ..devices.device import Device
 from ..devices.measure import Row, measure, refuse_other_formats
-from ..devices.report import Report, refuse_foreign, save
+from ..devices.report import Report, refuse_foreign, save, to_json
 from ..export.formats import EXPORTERS, export
 from ..export.model import Model
 from ..runtime.artifact import Artifact, check, known_formats, read_artifact
@@ -236,7 +236,7 @@ def _ship(run: _Run, places: Mapping[Path, Path], result: Path) -> Report:
     save(report, run.out)  # first: where the disk is full, the artifacts stay where the same command finds them
     moves = dict([first, *members])
     if len(members) > 1:
-        moves = dict([first, (_family(run, dict(members), ships), result)])
+        moves = dict([first, (_family(run, dict(members), ships, report), result)])
     for source, place in moves.items():
         replace_folder(source, place)
     if result not in moves.values() and result.is_dir():
@@ -255,7 +255,7 @@ def _renamed(row: Row, out: Path) -> Row:
     return replace(row, name=row.path.relative_to(out).as_posix())
 
 
-def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row]) -> Path:
+def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row], report: Report) -> Path:
     """A folder that the members have moved into, each under its last name, with what was measured of them."""
     folder = run.work / "family"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
@@ -265,7 +265,7 @@ def _family(run: _Run, members: Mapping[Path, Path], rows: Sequence[Row]) -> Pat
         p50 = None if row.timing is None else row.timing.p50
         found[row.format] = replace(member_of(read_artifact(source), p50), folder=place.name)
     parity = None if run.verified is None else to_dict(run.verified)["parity"]
-    write_family(Family(folder, found, _measured(run, rows[0]), parity))
+    write_family(Family(folder, found, _measured(run, rows[0]), parity, json.loads(to_json(report))))
     for source, place in members.items():
         source.rename(folder / place.name)
     return folder

@@ -49,13 +49,15 @@ class Measured:
 class Family:
     """The members by format, in the order in which they were asked for; `measured` is None where none was timed.
 
-    `parity` is what is known of how far the members' outputs lie apart; it is kept as it is found.
+    `parity` is what is known of how far the members' outputs lie apart, `report` the report of the run that made them;
+    both are kept as they are found.
     """
 
     path: Path
     members: Mapping[str, Member]
     measured: Measured | None = None
     parity: Mapping[str, Any] | None = None
+    report: Mapping[str, Any] | None = None
 
     def folder(self, form: str) -> Path:
         """The folder of the member in this format: an artifact like any other."""
@@ -111,12 +113,13 @@ def _parse(path: Path, raw: dict[str, Any]) -> Family:
     found = {str(form): _member(member, path / FAMILY) for form, member in dict(raw["members"]).items()}
     if not found:
         raise ValueError("no members")
-    measured, parity = raw["measured"], raw["parity"]
+    measured, parity, report = raw["measured"], raw["parity"], raw.get("report")
     return Family(
         path,
         found,
         None if measured is None else _measured(measured),
         None if parity is None else dict(parity),
+        None if report is None else dict(report),
     )
 
 

@@ -1,5 +1,6 @@
 """Families as they are made and looked at: by the pipeline, and from the command line."""
 
+import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_the_family_knows_what_was_measured_and_where(pressed):
         ("source", "tflite"), ("source", "onnx"), ("tflite", "onnx"),
     ]  # fmt: skip
     assert all(not pair["breaches"] for pair in found.parity["pairs"])
+    assert from_json(json.dumps(found.report)) == report
     assert "the fastest on this kind of machine" in load(out / "perceptron-both").why
 
 
