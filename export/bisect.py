@@ -58,21 +58,29 @@ def bisect(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], a: File, b: 
     where a file does not run.
     """
     left, right = (_layers(graph, inputs, file) for file in (a, b))
-    ratios = [_ratio(mine, other, a, b) for mine, other in zip(left, right, strict=True)]
+    ratios = [_ratio(left, right, index, a, b) for index in range(len(left))]
     finite = [ratio for ratio in ratios if ratio < float("inf")]
     least = max(_STANDS_OUT, max(finite, default=0.0) / 2) if len(finite) == len(ratios) else _WHERE_ONE_IS_LOST
     index = next((number for number, ratio in enumerate(ratios) if ratio >= least), None)
     return None if index is None else _parting(left, right, index, a, b)
 
 
-def _ratio(mine: Layer, other: Layer, a: File, b: File) -> float:
+def _ratio(left: Sequence[Layer], right: Sequence[Layer], index: int, a: File, b: File) -> float:
     """How many times as wrong one of the two is as rounding makes it, and as the other is; inf where one is lost."""
+    mine, other = left[index], right[index]
     if mine.lost != other.lost and (other if mine.lost else mine).found:
         return float("inf")
     if not (mine.found and other.found):
         return 0.0
-    low, high = sorted((mine.error / _ROUNDING[a.precision], other.error / _ROUNDING[b.precision]))
+    errors = (max(layers[n].error for n in _segment(left, right, layers, index)) for layers in (left, right))
+    low, high = sorted(e / _ROUNDING[file.precision] for e, file in zip(errors, (a, b), strict=True))
     return high / max(low, 1.0)
+
+
+def _segment(left: Sequence[Layer], right: Sequence[Layer], shown: Sequence[Layer], index: int) -> list[int]:
+    """The layer and what `shown` shows before it, back to where both files show a value: one of them may fuse these."""
+    numbers = _before(index, left, lambda number: not (left[number].found and right[number].found))
+    return [number for number in sorted(numbers) if shown[number].found or number == index]
 
 
 def _layers(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], file: File) -> list[Layer]:
@@ -84,13 +92,13 @@ def _layers(graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], file: File)
 
 
 def _parting(left: Sequence[Layer], right: Sequence[Layer], index: int, a: File, b: File) -> Parting:
-    mine, other = left[index], right[index]
-    relative = mine.error / _ROUNDING[a.precision], other.error / _ROUNDING[b.precision]
-    b_is_wrong = (other.lost, relative[1]) > (mine.lost, relative[0])
+    worst = [max(_segment(left, right, side, index), key=lambda n: side[n].error) for side in (left, right)]
+    relative = left[worst[0]].error / _ROUNDING[a.precision], right[worst[1]].error / _ROUNDING[b.precision]
+    b_is_wrong = (right[index].lost, relative[1]) > (left[index].lost, relative[0])
     wrong, good = (right, left) if b_is_wrong else (left, right)
-    index = _origin(wrong, good, index)
+    index = _origin(wrong, good, worst[b_is_wrong])
     mine, other = left[index], right[index]
-    x, y = (layer.expected if layer.value is None else layer.value for layer in (mine, other))
+    x, y = (_shown(layer, layer is wrong[index]) for layer in (mine, other))
     place = tuple(map(int, np.unravel_index(int(np.abs(x - y).argmax()), x.shape)))
     return Parting(
         modules=_fused(wrong, good, index),
@@ -101,6 +109,11 @@ def _parting(left: Sequence[Layer], right: Sequence[Layer], index: int, a: File,
         values=(float(x[place]), float(y[place])),
         expected=float(wrong[index].expected[place]),
     )
+
+
+def _shown(layer: Layer, is_wrong: bool) -> np.ndarray:
+    """What a file has for the layer; of a good one that fuses it, what it must have."""
+    return layer.value if layer.value is not None and (is_wrong or layer.found) else layer.expected
 
 
 def _origin(wrong: Sequence[Layer], good: Sequence[Layer], index: int) -> int:

@@ -81,7 +81,7 @@ def depthwise(digits_sample, folder: Path) -> Made:
     model = Model("ds", network.eval(), {"image": images[:2]}, ("logits",), {"image": {0: "batch"}})
     data = Data(calibration=[{"image": images.numpy()}])
     step = StaticInt8(min_products=1, reduce_range=HOST.reduce_range)
-    return Made(model, step(model, data), folder / "ds", ("onnx",))
+    return Made(model, step(model, data), folder / "ds", ("onnx", "tflite"))
 
 
 class Normed(nn.Module):
