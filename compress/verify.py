@@ -17,7 +17,7 @@ from ..runtime.invented import invent, try_out
 from ..runtime.machine import this_machine
 from ..runtime.session import LoadedModel, load, providers
 from .part import Parted, part
-from .samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
+from .probes import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
 from .tokenization import Difference, differences, read_tokenizer, text_encoder
 
 if TYPE_CHECKING:

@@ -1,82 +1,88 @@
-"""The inputs that files are held against each other on: golden ones once, and what users send all the same."""
+"""The samples run, and reach what they promise."""
 
+import runpy
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-
-from edgepress.compress.samples import TEXTS, fingerprint, fits, golden_samples, unnatural_samples
-from edgepress.export.parity import Sample
-from edgepress.runtime import read_artifact
-from edgepress.runtime.artifact import Port
-
-IMAGE = (Port("image", "float32", ("batch", 1, 4, 4)),)
-TEXT = (Port("input_ids", "int64", ("batch", "sequence")), Port("attention_mask", "int64", ("batch", "sequence")))
+import pytest
+import torch
+from safetensors.torch import load_file
 
 
-def image(seed: int, count: int = 1) -> Sample:
-    return Sample("data", {"image": np.random.default_rng(seed).standard_normal((count, 1, 4, 4)).astype(np.float32)})
+def accuracy(network: torch.nn.Module, data) -> float:
+    with torch.no_grad():
+        logits = network(torch.from_numpy(data.test_images)).numpy()
+    return float((logits.argmax(-1) == data.test_labels).mean())
 
 
-def by_kind(samples) -> dict[str, Sample]:
-    return {sample.kind: sample for sample in samples}
+def test_the_digits_are_split_once_for_all_and_no_test_image_is_trained_on(digits_sample: ModuleType):
+    first, again = digits_sample.digits(), digits_sample.digits()
+    assert first.train_images.shape == (1257, 1, 32, 32)
+    assert first.test_images.shape == (540, 1, 32, 32)
+    assert first.train_images.dtype == np.float32
+    assert (first.train_images.min(), first.train_images.max()) == (0, 1)
+    assert np.array_equal(first.test_images, again.test_images)
+    seen = {image.tobytes() for image in first.train_images}
+    assert not any(image.tobytes() in seen for image in first.test_images)
+    assert np.bincount(first.test_labels).min() >= 50
 
 
-def test_golden_samples_of_several_artifacts_come_once_each(artifact: Path) -> None:
-    found = golden_samples([read_artifact(artifact), read_artifact(artifact)])
-    assert [sample.inputs["x"].shape for sample in found] == [(1, 3), (2, 3)]
-    assert all(sample.natural for sample in found)
+def test_resnet8_has_the_shape_of_mlperf_tiny(digits_sample: ModuleType):
+    network = digits_sample.ResNet8()
+    assert network(torch.zeros(3, 1, 32, 32)).shape == (3, 10)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [16, 16, 16, 32, 32, 32, 64, 64, 64]
+    assert sum(p.numel() for p in network.parameters()) == 77_754
 
 
-def test_floats_are_tried_at_zero_and_at_the_ends_of_what_was_seen() -> None:
-    natural = [image(0), image(1)]
-    found = by_kind(unnatural_samples(IMAGE, natural, {}, None))
-    assert not found["zeros"].inputs["image"].any()
-    ends = np.unique(found["extremes"].inputs["image"])
-    every = np.concatenate([sample.inputs["image"] for sample in natural])
-    assert ends.tolist() == [every.min(), every.max()]
-    assert not any(sample.natural for sample in found.values())
+def test_ds_cnn_has_the_shape_of_mlperf_tiny(digits_sample: ModuleType):
+    """A stem, then four times a depthwise and a pointwise convolution, 64 wide; the stem is 5x5 for square images."""
+    network = digits_sample.DsCnn()
+    assert network(torch.zeros(3, 1, 32, 32)).shape == (3, 10)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [(c.kernel_size[0], c.groups) for c in convolutions] == [(5, 1), *[(3, 64), (1, 1)] * 4]
+    assert {c.out_channels for c in convolutions} == {64}
+    assert sum(p.numel() for p in network.parameters()) == 22_090
 
 
-def test_batches_of_one_and_of_several_are_tried() -> None:
-    found = by_kind(unnatural_samples(IMAGE, [image(0, 3)], {}, None))
-    assert len(found["batch of 1"].inputs["image"]) == 1
-    assert len(found["batch of 5"].inputs["image"]) == 5
+@pytest.mark.slow
+def test_ds_cnn_reaches_what_the_sample_promises(digits_sample: ModuleType):
+    task = digits_sample.ds_cnn()
+    assert task.model.name == "digits-ds-cnn"
+    assert accuracy(task.model.module, digits_sample.digits()) >= 0.98
 
 
-def test_the_shortest_and_the_longest_sequence_that_all_files_take_are_tried() -> None:
-    ids = np.arange(10, 17)[None]
-    natural = [Sample("data", {"input_ids": ids, "attention_mask": np.ones_like(ids)})]
-    found = by_kind(unnatural_samples(TEXT, natural, {"sequence": 16}, None))
-    assert found["shortest sequence"].inputs["input_ids"].tolist() == [[10, 11]]
-    longest = found["longest sequence"].inputs
-    assert longest["input_ids"].shape == longest["attention_mask"].shape == (1, 16)
-    assert longest["input_ids"][0, :8].tolist() == [*range(10, 17), 10]
-    assert "longest sequence" not in by_kind(unnatural_samples(TEXT, natural, {}, None))
+def test_training_is_deterministic_and_leaves_the_callers_random_numbers_alone(digits_sample: ModuleType):
+    data = digits_sample.digits()
+    torch.manual_seed(7)
+    first = digits_sample.train(data, epochs=1).state_dict()
+    drawn = torch.rand(1)
+    second = digits_sample.train(data, epochs=1).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(1))
 
 
-def test_each_text_is_encoded_where_there_is_a_tokenizer() -> None:
-    ids = np.ones((1, 4), np.int64)
-    natural = [Sample("data", {"input_ids": ids, "attention_mask": ids})]
-
-    def encode(text: str) -> dict[str, np.ndarray]:
-        size = max(1, len(text))
-        return {"input_ids": np.full((1, size), 7), "attention_mask": np.ones((1, size), np.int64)}
-
-    found = by_kind(unnatural_samples(TEXT, natural, {}, encode))
-    assert TEXTS.keys() <= found.keys()
-    assert "" in TEXTS.values()
-    assert any(not text.isascii() for text in TEXTS.values())
+def test_the_training_reaches_what_the_sample_promises(digits_weights: Path, digits_sample: ModuleType):
+    network = digits_sample.ResNet8()
+    network.load_state_dict(load_file(digits_weights))
+    assert accuracy(network.eval(), digits_sample.digits()) >= 0.985
 
 
-def test_what_is_longer_than_a_file_takes_does_not_fit() -> None:
-    ids = np.ones((9, 8), np.int64)
-    inputs = {"input_ids": ids, "attention_mask": ids}
-    assert fits(TEXT, inputs, {"sequence": 8})
-    assert not fits(TEXT, inputs, {"sequence": 7})
+def test_a_task_file_around_saved_weights_gives_the_same_network(digits_task: Path, digits_sample: ModuleType):
+    task = runpy.run_path(str(digits_task))["task"]()
+    assert task.model.name == "digits"
+    assert accuracy(task.model.module, digits_sample.digits()) >= 0.98
+    assert {len(batch["image"]) for batch in task.data.training} == {64}
+    assert sum(len(batch["image"]) for batch in task.data.calibration) == 256
+
+    def session(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return {k: v.numpy() for k, v in task.model(**{n: torch.from_numpy(a) for n, a in inputs.items()}).items()}
+
+    assert task.data.score(session)["top1"] == pytest.approx(accuracy(task.model.module, digits_sample.digits()))
 
 
-def test_a_fingerprint_tells_names_types_shapes_and_values() -> None:
-    a = np.zeros((2, 3), np.float32)
-    others = [{"y": a}, {"x": a.astype(np.float64)}, {"x": a.reshape(3, 2)}, {"x": a + 1}]
-    assert len({fingerprint(inputs) for inputs in ({"x": a}, *others)}) == 5
-    assert fingerprint({"x": a}) == fingerprint({"x": a.copy()})
+def test_the_encoder_that_other_tests_use_is_the_real_one(minilm: Path):
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in minilm.iterdir()}
+    assert (minilm / "model.safetensors").stat().st_size > 90_000_000

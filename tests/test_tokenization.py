@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers
 
-from edgepress.compress.samples import TEXTS
+from edgepress.compress.probes import TEXTS
 from edgepress.compress.tokenization import differences, read_tokenizer, text_encoder
 from edgepress.runtime.artifact import Port
 from edgepress.runtime.errors import DataError
