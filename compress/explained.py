@@ -1,14 +1,12 @@
 """What `explain` found: as a table in the terminal, as markdown, as JSON, and as pictures in a folder."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..devices.report import NONE
-from ..devices.words import plain, show_bytes, show_ms, show_points
-from ..runtime.errors import UsageError
-from ..runtime.files import new_file, write_text
+from ..devices.words import markdown_line, plain, show_bytes, show_ms, show_points
+from ..runtime.files import new_file, refuse_lost, write_text
 from .explain import Explanation, summary
 from .plot import plot, require_matplotlib
 from .sensitivity import Cost
@@ -37,8 +35,8 @@ def to_json(found: Explanation) -> str:
 def to_markdown(found: Explanation) -> str:
     """The sentences, the table with every row, the legend."""
     lines = [f"# What each layer of {found.model} pays", "", *(f"- {line}" for line in summary(found)), ""]
-    lines += [_line(HEADS), _line(["---"] * 2 + ["---:"] + ["---"] + ["---:"] * (len(HEADS) - 4))]
-    lines += [_line(_cells(cost, found)) for cost in found.costs]
+    lines += [markdown_line(HEADS), markdown_line(["---"] * 2 + ["---:"] + ["---"] + ["---:"] * (len(HEADS) - 4))]
+    lines += [markdown_line(_cells(cost, found)) for cost in found.costs]
     return "\n".join([*lines, "", legend(found)]) + "\n"
 
 
@@ -73,12 +71,7 @@ def refuse_unwritable(folder: Path) -> None:
     """Raise UsageError where one of the files lies in the folder that `save` did not write, MissingExtra where it
     could not draw: before the work, not after it."""
     require_matplotlib()
-    ours = folder / FILES[0]
-    if ours.is_file() and ours.read_bytes().startswith(b'{"schema": '):
-        return
-    for path in (folder / name for name in FILES):
-        if path.exists():
-            raise UsageError(f"{path} is not from edgepress explain and would be lost; name another folder")
+    refuse_lost(folder, FILES, "from edgepress explain")
 
 
 def save(found: Explanation, folder: Path) -> None:
@@ -99,8 +92,3 @@ def _cells(cost: Cost, found: Explanation) -> list[str]:
     ms = [NONE if ms is None else show_ms(ms) for ms in (cost.before_ms, cost.after_ms)]
     saved = show_bytes(cost.saved) if cost.saved >= 0 else f"-{show_bytes(-cost.saved)}"
     return [cost.layer, cost.kind, f"{cost.weights:,}", cost.option, f"{cost.drop:.6f}", kl, score, saved, *ms]
-
-
-def _line(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"

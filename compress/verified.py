@@ -1,17 +1,16 @@
 """What `verify` saw: as a table in the terminal, as markdown, as JSON, and as a heat map in a folder."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Any
 
 from ..devices.report import NONE
+from ..devices.words import markdown_line, plain
 from ..export.parity import NATURAL, Pair, as_dict
-from ..runtime.errors import UsageError
-from ..runtime.files import new_file, write_text
+from ..runtime.files import new_file, refuse_lost, write_text
 from .heat_map import heat_map
 from .part import Parted
 from .plot import require_matplotlib
-from .show import as_json
 from .verify import Replay, Verified
 
 SCHEMA = 1
@@ -25,7 +24,7 @@ LEGEND = (
 
 def to_json(found: Verified) -> str:
     """Everything, names as in the code."""
-    return as_json(to_dict(found)) + "\n"
+    return json.dumps(plain(to_dict(found)), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_dict(found: Verified) -> dict[str, Any]:
@@ -158,25 +157,16 @@ def to_markdown(found: Verified) -> str:
     lines = ["# Parity", "", *(f"- {line}" for line in to_text(found).splitlines()), ""]
     if found.parity is not None:
         lines += [f"- {_side(side)}" for side in as_dict(found.parity)["sides"]]
-        lines += ["", _line(HEADS), _line(["---"] * len(HEADS))]
-        lines += [_line(_cells(pair)) for pair in found.parity.pairs]
+        lines += ["", markdown_line(HEADS), markdown_line(["---"] * len(HEADS))]
+        lines += [markdown_line(_cells(pair)) for pair in found.parity.pairs]
         lines += ["", LEGEND, "", *(f"- {line.strip()}" for line in wrong(found))]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise UsageError where one of the files lies there that `save` did not write, MissingExtra without matplotlib."""
     require_matplotlib()
-    ours = folder / FILES[0]
-    if ours.is_file() and b'"schema": ' in ours.read_bytes()[:40]:
-        return
-    for path in (folder / name for name in FILES):
-        if path.exists():
-            raise UsageError(f"{path} is not from edgepress verify and would be lost; name another folder")
+    refuse_lost(folder, FILES, "from edgepress verify")
 
 
 def save(found: Verified, folder: Path) -> None:

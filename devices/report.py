@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import DataError, UsageError
-from ..runtime.files import write_text
+from ..runtime.files import refuse_lost, write_text
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
 from ..runtime.timing import read_timing
 from .device import Device
 from .measure import Alone, Row, speed
-from .words import plain, show_bytes, show_ms, show_points, show_times
+from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_times
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,12 +96,7 @@ def save(report: Report, folder: Path) -> None:
 
 def refuse_foreign(folder: Path) -> None:
     """Raise UsageError where a `report.json` or `report.md` lies in the folder that `save` did not write."""
-    written, page = folder / "report.json", folder / "report.md"
-    if written.is_file() and written.read_bytes().startswith(b'{"schema": '):
-        return
-    for path in (written, page):
-        if path.exists():
-            raise UsageError(f"{path} is not a report of edgepress and would be lost; name another folder")
+    refuse_lost(folder, ("report.json", "report.md"), "a report of edgepress")
 
 
 def to_markdown(report: Report) -> str:
@@ -110,10 +105,10 @@ def to_markdown(report: Report) -> str:
             "points", ""]  # fmt: skip
     cells = [list(vars(_cells(row, report.rows[0])).values()) for row in report.rows]
     lines = [f"# {report.title}", "", _where(report), ""]
-    lines += [_markdown_line(head), _markdown_line(["---", *["---:"] * (len(head) - 2), "---"])]
-    lines += [*(_markdown_line(line) for line in cells), "", LEGEND]
+    lines += [markdown_line(head), markdown_line(["---", *["---:"] * (len(head) - 2), "---"])]
+    lines += [*(markdown_line(line) for line in cells), "", LEGEND]
     for title, items in _sections(report):
-        lines += ["", f"**{title}**", "", *(f"- {_escape(item)}" for item in items)]
+        lines += ["", f"**{title}**", "", *(f"- {in_markdown(item)}" for item in items)]
     return "\n".join(lines) + "\n"
 
 
@@ -274,11 +269,3 @@ def _row(raw: dict[str, Any]) -> Row:
 
 def _ms(ms: float | None) -> str:
     return NONE if ms is None else show_ms(ms)
-
-
-def _markdown_line(cells: list[str]) -> str:
-    return f"| {' | '.join(_escape(cell) for cell in cells)} |"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

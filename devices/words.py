@@ -1,7 +1,7 @@
 """Words: figures as people read them, three digits each, and as JSON holds them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +49,17 @@ def _three(number: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(number) + 2e-4)) if number > 0 else 0
     text = f"{number:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """A row of a markdown table.
+
+    >>> markdown_line(["a|b", "1"])
+    '| a\\\\|b | 1 |'
+    """
+    return f"| {' | '.join(map(in_markdown, cells))} |"
+
+
+def in_markdown(text: str) -> str:
+    """A text that markdown shows as it is, in one line and in one cell."""
+    return text.replace("|", "\\|").replace("\n", " ")

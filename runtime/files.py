@@ -3,7 +3,7 @@
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,19 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     if not any((path / name).is_file() for name in _OURS) and any(path.iterdir()):
         seen = f"{path} holds other files and no {' or '.join(_OURS)}"
         raise UsageError(f"{seen}; name another place, --force would delete them")
+
+
+def refuse_lost(folder: Path, names: Sequence[str], what: str) -> None:
+    """Raise UsageError where one of these files lies in `folder` and was not written by us, so that it would be lost.
+
+    The first of the names is the JSON by which a folder of ours is known. `what` says what they are not.
+    """
+    ours = folder / names[0]
+    if ours.is_file() and ours.read_bytes().startswith(b'{"schema": '):
+        return
+    for path in (folder / name for name in names):
+        if path.exists():
+            raise UsageError(f"{path} is not {what} and would be lost; name another folder")
 
 
 @contextmanager
