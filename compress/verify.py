@@ -11,7 +11,7 @@ import numpy as np
 from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
 from ..export.precision import PRECISIONS, precision_of, same_steps
 from ..runtime.artifact import Port, check, read_artifact
-from ..runtime.errors import EngineError, PortError
+from ..runtime.errors import EngineError, PortError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.invented import invent, try_out
 from ..runtime.machine import this_machine
@@ -69,16 +69,18 @@ def verify(
     With `source` the files are held against the model that they were made from too, judged by its score (if `scored`),
     and where a pair breaks its limits, the layer where it parts is named. `names` are what the artifacts are called, by
     default what their folders are. Raises ArtifactError for a file that is missing or damaged, EngineError for one that
-    does not open.
+    does not open, UsageError for a source with other inputs.
     """
     for path in paths:
         check(read_artifact(path))
-    replays = tuple(replay for path in paths for replay in _replays(path))
     threads = this_machine().cores  # nothing is timed here, and one engine would take a single one
     opened = [load(path, verify=False, threads=threads) for path in paths]
-    models = dict(zip(names or _names(paths), opened, strict=True))
+    replays = tuple(replay for model in opened for replay in _replays(model))
+    models = dict(zip(names or _names(opened), opened, strict=True))
     if len(models) == 1 and source is None:
         return Verified(replays)
+    if source is not None:
+        _refuse_other_inputs(source.model.example, opened)
     if (reason := _strangers(opened, source)) is not None:
         return Verified(replays, notes=(f"not compared with each other: {reason}",))
     return replace(_held(models, source, tell, scored=scored), replays=replays)
@@ -105,23 +107,32 @@ def _held(models: Mapping[str, LoadedModel], source: "Task | None", tell: Tell, 
     )
 
 
-def _replays(path: Path) -> Iterator[Replay]:
+def _replays(on_cpu: LoadedModel) -> Iterator[Replay]:
     """By each provider that opens the file; one that is in the build and not on the machine is none."""
-    artifact = read_artifact(path)
-    for provider in providers(artifact.format):
+    path = on_cpu.artifact.path
+    for provider in providers(on_cpu.artifact.format):
         try:
-            model = load(path, verify=False, providers=[provider])
+            model = on_cpu if provider == "cpu" else load(path, verify=False, providers=[provider])
         except EngineError:
-            if provider == "cpu":
-                raise
             continue
-        yield Replay(path, provider, try_out(model) if artifact.bare else model.selftest())
+        yield Replay(path, provider, try_out(model) if model.artifact.bare else model.selftest())
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(models: Sequence[LoadedModel]) -> list[str]:
     """The artifacts' names; where two are the same, the paths as they were given."""
-    names = [read_artifact(path).name for path in paths]
-    return names if len({*names, SOURCE}) > len(names) else [str(path) for path in paths]
+    names = [model.artifact.name for model in models]
+    return names if len({*names, SOURCE}) > len(names) else [str(model.artifact.path) for model in models]
+
+
+def _refuse_other_inputs(example: Mapping[str, object], models: Sequence[LoadedModel]) -> None:
+    """Raise UsageError where the source takes inputs of other names than a file."""
+    for model in models:
+        taken = [port.name for port in model.inputs]
+        if example.keys() != set(taken):
+            raise UsageError(
+                f"the source takes {', '.join(example)}, {model.artifact.path} takes {', '.join(taken)}; expected the "
+                "model that the files were made from"
+            )
 
 
 def _strangers(models: Sequence[LoadedModel], source: "Task | None") -> str | None:
@@ -220,10 +231,9 @@ def _samples(
     natural = golden_samples([model.artifact for model in models.values()])
     if source is not None:
         natural += [Sample("data", inputs) for inputs in _data(first, source)]
-    if not natural:
-        natural = [Sample("invented", {port.name: invent(port) for port in ports})]
     fitting = [sample for sample in natural if fits(ports, sample.inputs, limits)]
     left = len(natural) - len(fitting)
+    fitting = fitting or [Sample("invented", {port.name: invent(port) for port in ports})]
     longest = ", ".join(f"{label} {size}" for label, size in limits.items())
     notes = (f"{left} samples are longer than a file takes ({longest}), and were left out",) if left else ()
     encode = None if tokenizer is None else text_encoder(tokenizer, ports, limits)

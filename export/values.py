@@ -71,9 +71,9 @@ def _tflite(path: Path, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     runner = _shortest(interpreter)
     dtypes = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
     runner(**{name: inputs[name].astype(dtype) for name, dtype in dtypes.items()})
-    graph = 0
-    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-    for operator in interpreter._get_ops_details():
+    graph = runner._subgraph_index
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details(graph)}
+    for operator in interpreter._get_ops_details(graph):
         for index in operator["outputs"]:
             if index in details:
                 array = _read(interpreter, index, graph)

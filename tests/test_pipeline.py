@@ -20,7 +20,7 @@ from edgepress.devices.budget import parse_budget
 from edgepress.devices.report import Report, from_json
 from edgepress.runtime import load
 from edgepress.runtime.artifact import check, describe, read_artifact
-from edgepress.runtime.errors import UnsupportedError, UsageError
+from edgepress.runtime.errors import UnknownName, UnsupportedError, UsageError
 
 # Of the two linear layers the first holds nearly all the weights. 8 bits cost 0.01 points of R², 4 bits cost 0.5.
 EIGHT = ("weight_only", WeightOnly(bits=8, include=("0",)))
@@ -215,15 +215,15 @@ def test_a_recipe_whose_result_would_take_the_place_of_the_baseline_is_refused(r
 
 
 @pytest.mark.parametrize(
-    ("to", "message"),
+    ("to", "error", "message"),
     [
-        ("gguf2", "unknown format 'gguf2'; known: onnx, tflite"),
-        ("onnx,gguf2", "unknown format 'gguf2'; known: onnx, tflite"),
-        ("onnx,onnx", "the format onnx is named twice in 'onnx,onnx'; name each once"),
+        ("gguf2", UnknownName, "unknown format 'gguf2'; known: onnx, tflite"),
+        ("onnx,gguf2", UnknownName, "unknown format 'gguf2'; known: onnx, tflite"),
+        ("onnx,onnx", UsageError, "the format onnx is named twice in 'onnx,onnx'; name each once"),
     ],
 )
-def test_a_format_that_cannot_be_right_is_refused_before_any_work(task, tmp_path, to, message):
-    with pytest.raises(UsageError, match=message):
+def test_a_format_that_cannot_be_right_is_refused_before_any_work(task, tmp_path, to, error, message):
+    with pytest.raises(error, match=message):
         compress(task.model, recipe("eight", EIGHT), task.data, to=to, on=find_device("pi5"),
                  budget=parse_budget(""), out=tmp_path / "out")  # fmt: skip
     assert not (tmp_path / "out").exists()

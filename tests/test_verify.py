@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, normalizers
 
 from edgepress.compress.quantize import DynamicInt8
@@ -15,6 +16,7 @@ from edgepress.devices.device import find_device
 from edgepress.export.formats import export
 from edgepress.runtime import read_artifact
 from edgepress.runtime.artifact import MANIFEST, describe
+from edgepress.runtime.errors import UsageError
 
 from . import faults
 from .commands import edgepress
@@ -161,6 +163,22 @@ def test_samples_longer_than_a_file_takes_are_left_out_and_counted(task: Task, t
     assert unscored == "no score of short: it does not take all that is judged"
     assert note.endswith("samples are longer than a file takes (sequence 8), and were left out")
     assert int(note.split()[0]) > 0
+
+
+def test_where_no_recorded_sample_is_short_enough_for_all_one_is_invented(task: Task, tmp_path: Path) -> None:
+    short = export(replace(task.model, lengths={"sequence": (8,)}), "tflite", tmp_path / "short")
+    bare = Path(shutil.copy(short.model, tmp_path / "bare.tflite"))
+    twice = {name: torch.cat([tensor, tensor], 1) for name, tensor in task.model.example.items()}
+    long = export(replace(task.model, example=twice), "onnx", tmp_path / "long").path
+    found = verify([bare, long])
+    assert found.parity is not None
+    assert found.parity.samples["invented"] == 1
+    assert found.notes == ("2 samples are longer than a file takes (sequence 8), and were left out",)
+
+
+def test_a_source_with_other_inputs_is_refused(task: Task, artifact: Path) -> None:
+    with pytest.raises(UsageError, match=r"the source takes input_ids, attention_mask, .* takes x; expected the model"):
+        verify([artifact], task)
 
 
 def test_data_goes_with_a_source(files: dict[str, Path], tmp_path: Path) -> None:
