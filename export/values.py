@@ -38,10 +38,10 @@ def file_values(path: Path, format_: str, inputs: Arrays) -> list[Value]:
 
 
 def fixed_shapes(path: Path, format_: str) -> dict[str, tuple[int, ...]]:
-    """The inputs' shapes where the file has fixed ones, those of its shortest signature; else nothing."""
+    """The inputs' shapes where the file has fixed ones, those of its first signature; else nothing."""
     if format_ != "tflite":
         return {}
-    signature = _shortest(_interpreter(path))
+    signature = _first(_interpreter(path))
     return {name: tuple(map(int, detail["shape"])) for name, detail in signature.get_input_details().items()}
 
 
@@ -68,22 +68,21 @@ def _onnx(path: Path, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
 
 def _tflite(path: Path, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     interpreter = _interpreter(path)
-    runner = _shortest(interpreter)
+    runner = _first(interpreter)
     dtypes = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
     runner(**{name: inputs[name].astype(dtype) for name, dtype in dtypes.items()})
-    graph = runner._subgraph_index
-    details = {detail["index"]: detail for detail in interpreter.get_tensor_details(graph)}
-    for operator in interpreter._get_ops_details(graph):
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    for operator in interpreter._get_ops_details():
         for index in operator["outputs"]:
             if index in details:
-                array = _read(interpreter, index, graph)
+                array = _read(interpreter, index)
                 if array is not None:
                     yield f"{operator['op_name']} {index}", _as_float(array, details[index])
 
 
-def _read(interpreter: Any, index: int, graph: int) -> np.ndarray | None:
+def _read(interpreter: Any, index: int) -> np.ndarray | None:
     try:
-        return interpreter.get_tensor(index, graph)
+        return interpreter.get_tensor(index)
     except ValueError:  # what an operator keeps for itself
         return None
 
@@ -106,12 +105,13 @@ def _interpreter(path: Path) -> Any:
     )
 
 
-def _shortest(interpreter: Any) -> Any:
-    """The runner of the signature whose inputs hold the fewest numbers."""
+def _first(interpreter: Any) -> Any:
+    """The runner of the first subgraph, the only one whose operators the library tells; our exporter's shortest."""
     runners = [interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()]
-    if not runners:
+    found = next((runner for runner in runners if runner._subgraph_index == 0), None)
+    if found is None:
         raise UnsupportedError("a .tflite file without signatures is not looked into; export it with edgepress")
-    return min(runners, key=lambda r: sum(int(np.prod(d["shape"])) for d in r.get_input_details().values()))
+    return found
 
 
 _READERS: dict[str, Callable[[Path, Arrays], Iterator[tuple[str, np.ndarray]]]] = {"onnx": _onnx, "tflite": _tflite}
