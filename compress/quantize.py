@@ -86,7 +86,8 @@ class WeightOnly:
 
     `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32);
     `short_scales` gives those of products 8 significant bits. None leaves either to the format: TFLite wants both.
-    `layers` names the kinds: `linear`, `embedding`. Block sizes are powers of two from 16 on, as the engines want.
+    `layers` names the kinds: `linear`, `embedding`. `rows` leaves shorter tables to another pass: positions and
+    segments are in every text, so their error is in every sum. Blocks have a power of two of weights, at least 16.
     """
 
     bits: int = 4
@@ -95,6 +96,7 @@ class WeightOnly:
     half_scales: bool = True
     short_scales: bool | None = None
     layers: tuple[str, ...] = ("linear", "embedding")
+    rows: int = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -134,7 +136,11 @@ class WeightOnly:
         return f"{count} layers at {self.bits} bits in blocks of {self.block}"
 
     def _layers(self, model: Model) -> dict[str, nn.Module]:
-        return find_layers(model.module, self.layers, self.include, self.exclude)
+        found = find_layers(model.module, self.layers, self.include, self.exclude)
+        return {name: layer for name, layer in found.items() if not self._is_short(layer)}
+
+    def _is_short(self, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Embedding) and layer.num_embeddings < self.rows
 
     def _fake(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Linear):

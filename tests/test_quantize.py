@@ -108,3 +108,17 @@ def test_a_model_without_such_layers_comes_back_as_it_is():
     plain = Model("relu", nn.ReLU(), {"x": torch.zeros(2, 3)}, ("y",), {"x": {0: "batch"}})
     assert DynamicInt8()(plain, Data()) is plain
     assert WeightOnly()(plain, Data()) is plain
+
+
+def test_tables_shorter_than_rows_are_left_to_a_pass_of_their_own(model: Model):
+    first = WeightOnly(bits=4, layers=("embedding",), rows=51)(model, Data())
+    assert first is model, "50 rows are fewer than 51"
+    second = WeightOnly(bits=4, layers=("embedding",), rows=50)(model, Data())
+    assert isinstance(second.module.get_submodule("table"), BlockEmbedding)
+
+
+def test_a_table_of_8_bits_ships_as_8_bits(model: Model, tmp_path: Path):
+    result = WeightOnly(bits=8, block=32, layers=("embedding",))(model, Data())
+    session = load(export(result, "onnx", tmp_path / "bag").path)
+    wanted = result.module(**result.example).detach().numpy()
+    assert np.abs(session(ids=result.example["ids"].numpy())["logits"] - wanted).max() < 1e-5
