@@ -2,13 +2,23 @@
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..runtime.artifact import GOLDEN, MANIFEST, Artifact, check, describe, known_format, read_artifact, write_manifest
+from ..runtime.artifact import (
+    GOLDEN,
+    MANIFEST,
+    Artifact,
+    Step,
+    check,
+    describe,
+    known_format,
+    read_artifact,
+    write_manifest,
+)
 from ..runtime.errors import EngineError, ModelError, UnsupportedError
 from ..runtime.family import Family, member_of, read_family, write_family
 from ..runtime.files import new_folder
@@ -31,15 +41,21 @@ def _tflite(model: Model, folder: Path) -> Path:
     return tflite.write(model, folder)
 
 
+def _gguf(model: Model, folder: Path) -> Path:
+    from . import gguf
+
+    return gguf.write(model, folder)
+
+
 # Format -> write(model, folder) -> the file written.
-EXPORTERS: dict[str, Write] = {"onnx": _onnx, "tflite": _tflite}
+EXPORTERS: dict[str, Write] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf}
 
 # Largest difference that a correct engine may show on another machine, relative to the largest golden magnitude.
 # Float sums come in another order there; one step of an int8 activation is 1/255 of its range, and a few add up.
 TOLERANCE = {"float32": 1e-4, "quantized": 5e-2}
 
 _TOOLS = ("edgepress", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers", "ai-edge-litert",
-          "litert-torch")  # fmt: skip
+          "litert-torch", "gguf", "llama-cpp-python")  # fmt: skip
 
 
 def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact:
@@ -52,16 +68,47 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
     >>> export(model, "onnx", Path("out/digits-fp32")).bytes
     """
     write = known_format(to, EXPORTERS)
+    if model.ggml.type and to != "gguf":
+        raise UnsupportedError(
+            f"{model.name} shall be stored as {model.ggml.type}, which {to} has not; export it to gguf"
+        )
+    whole = {name: tensor.detach().numpy() for name, tensor in model.example.items()}
+    exact = not (_is_quantized(model) or model.ggml.type)
+    draft = Draft(
+        model.name, to, lambda folder: write(model, folder), (_first(whole, model), whole), model.assets,
+        TOLERANCE["float32" if exact else "quantized"], model.history, model.source,
+    )  # fmt: skip
+    return build(draft, out, force=force)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What an artifact is made of: the file that `write(folder)` leaves, samples to run it on, and what ships along."""
+
+    name: str
+    format: str
+    write: Callable[[Path], Path]
+    samples: Sequence[Mapping[str, np.ndarray]]
+    assets: Mapping[str, bytes]
+    tolerance: float
+    history: tuple[Step, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
+
+
+def build(draft: Draft, out: Path, *, force: bool = False) -> Artifact:
+    """Write the file, open it as a user would, run it and keep what it gave: the folder appears whole or not at all."""
     with new_folder(out, force=force) as folder:
-        files = [describe(write(model, folder))]
-        for name, content in model.assets.items():
+        files = [describe(draft.write(folder))]
+        for name, content in draft.assets.items():
             if name in (files[0].name, GOLDEN, MANIFEST):
-                raise ModelError(f"{model.name} has the asset {name!r}, a name that the artifact needs; rename it")
+                raise ModelError(f"{draft.name} has the asset {name!r}, a name that the artifact needs; rename it")
             (folder / name).write_bytes(content)
             files.append(describe(folder / name, "asset"))
-        draft = Artifact(folder, to, tuple(files), history=model.history, tools=_versions(), source=model.source)
-        write_manifest(draft)
-        write_manifest(_with_golden(draft, model))
+        artifact = Artifact(
+            folder, draft.format, tuple(files), history=draft.history, tools=_versions(), source=draft.source
+        )
+        write_manifest(artifact)
+        write_manifest(_with_golden(artifact, draft))
         check(read_artifact(folder))
     return read_artifact(out)
 
@@ -85,28 +132,26 @@ def export_family(
     return read_family(out)
 
 
-def _with_golden(draft: Artifact, model: Model) -> Artifact:
-    """Open the file as a user would, run it on the model's example, alone and in a batch, and keep the answers."""
-    session = load(draft.path)
-    whole = {name: tensor.detach().numpy() for name, tensor in model.example.items()}
-    tolerance = TOLERANCE["quantized" if _is_quantized(model) else "float32"]
+def _with_golden(artifact: Artifact, draft: Draft) -> Artifact:
+    """Open the file and run it on the samples: a model's example, alone and in a batch."""
+    session = load(artifact.path)
     cases = []
-    for inputs in (_first(whole, model), whole):
+    for inputs in draft.samples:
         outputs, again = session(**inputs), session(**inputs)
         for name, array in outputs.items():
             if not np.isfinite(array.astype(np.float64)).all():
                 raise EngineError(f"the exported file gives NaN or infinity at output {name!r} for the model's example")
-            if difference(again[name], array) > tolerance:
-                raise UnsupportedError(f"{model.name} gives other numbers at {name!r} each time; make it deterministic")
+            if difference(again[name], array) > draft.tolerance:
+                raise UnsupportedError(f"{draft.name} gives other numbers at {name!r} each time; make it deterministic")
         cases.append(Case(inputs, outputs))
-    write_golden(draft.path / GOLDEN, cases)
+    write_golden(artifact.path / GOLDEN, cases)
     return replace(
-        draft,
-        files=(*draft.files, describe(draft.path / GOLDEN, "golden")),
+        artifact,
+        files=(*artifact.files, describe(artifact.path / GOLDEN, "golden")),
         inputs=session.inputs,
         outputs=session.outputs,
         needs=session.engine.needs,
-        tolerance=tolerance,
+        tolerance=draft.tolerance,
     )
 
 

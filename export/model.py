@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,21 @@ class Traced:
 
 
 @dataclass(frozen=True)
+class Ggml:
+    """Types of llama.cpp's own that GGUF shall be written in: the file's (`Q4_K_M`; empty: floats), and some tensors'.
+
+    `importance` is the mean squared input of each column, float32 (columns,), by the tensor's name in the file.
+    """
+
+    type: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+FLOATING = Ggml()
+
+
+@dataclass(frozen=True)
 class Model:
     """A torch module, an example of its inputs by name, and what was done to it so far.
 
@@ -27,7 +43,8 @@ class Model:
     that stay free in every format: `{"input_ids": {0: "batch", 1: "sequence"}}`; an example is at least 2 long on each
     of them, for torch.export takes a length of 1 for a constant. `assets` are files that the model needs to be used, by
     name: `tokenizer.json`, `labels.json`. `source` says what it was read from (`kind`, `sha256`), `origin` is the model
-    before the first step. `lengths` are those that a format of fixed shapes shall have, by a free axis's name.
+    before the first step. `lengths` are those that a format of fixed shapes shall have, by a free axis's name; `ggml`
+    is how GGUF shall store the weights.
     Artifacts are named after `name`. `traced` is shared with the models that `then` made by swapping layers, and
     `swapped` names those layers; both are the exporters' own. Raises ModelError where these do not fit each other.
 
@@ -44,6 +61,7 @@ class Model:
     history: tuple[Step, ...] = ()
     origin: "Model | None" = None
     lengths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ggml: Ggml = FLOATING
     traced: Traced = field(default_factory=Traced, repr=False, compare=False)
     swapped: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 

@@ -122,7 +122,7 @@ def refused(made: Model, folder: Path, kind: type[EdgepressError]) -> str:
 
 
 def test_an_unknown_format_is_told_before_anything_is_written(tmp_path: Path):
-    with pytest.raises(UnknownName, match="unknown format 'onxx'; known: onnx, tflite"):
+    with pytest.raises(UnknownName, match="unknown format 'onxx'; known: gguf, onnx, tflite"):
         export(model(), "onxx", tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 

@@ -217,8 +217,8 @@ def test_a_recipe_whose_result_would_take_the_place_of_the_baseline_is_refused(r
 @pytest.mark.parametrize(
     ("to", "error", "message"),
     [
-        ("gguf2", UnknownName, "unknown format 'gguf2'; known: onnx, tflite"),
-        ("onnx,gguf2", UnknownName, "unknown format 'gguf2'; known: onnx, tflite"),
+        ("gguf2", UnknownName, "unknown format 'gguf2'; known: gguf, onnx, tflite"),
+        ("onnx,gguf2", UnknownName, "unknown format 'gguf2'; known: gguf, onnx, tflite"),
         ("onnx,onnx", UsageError, "the format onnx is named twice in 'onnx,onnx'; name each once"),
     ],
 )

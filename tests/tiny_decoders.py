@@ -3,6 +3,7 @@
 import ast
 import json
 import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def write_decoder(folder: Path, kind: str = "llama", **settings: Any) -> Any:
     if kind == "gpt2":
         sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
     if kind.startswith("gemma") or kind == "qwen3":
-        sizes |= {"head_dim": 16}
+        sizes |= {"head_dim": 16} | ({} if kind in ("qwen3", "gemma") else {"query_pre_attn_scalar": 16})
     if kind == "phi3":
         sizes |= {"original_max_position_embeddings": 256}
     size = coder.get_vocab_size()
@@ -97,12 +98,22 @@ def _sentencepiece(kind: str, size: int) -> Tokenizer:
     raw = json.loads(coder.to_str())
     raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] not in octets]
     raw["pre_tokenizer"] = None
+    raw["model"]["merges"] = list(_all_merges(raw["model"]))
     coder = Tokenizer.from_str(json.dumps(raw))
     coder.normalizer = normalizers.Sequence(steps) if kind == "spm" else steps[1]
     if kind == "gemma":
         coder.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     coder.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return coder
+
+
+def _all_merges(model: dict[str, Any]) -> Iterator[list[str]]:
+    """Every way in which two tokens make a third, as the converters from sentencepiece write them."""
+    for left, right in model["merges"]:
+        merged = left + right
+        for cut in range(1, len(merged)):
+            if merged[:cut] in model["vocab"] and merged[cut:] in model["vocab"]:
+                yield [merged[:cut], merged[cut:]]
 
 
 @cache

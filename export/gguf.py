@@ -1,0 +1,139 @@
+"""GGUF: a Hugging Face model as the one file that llama.cpp runs, its tokenizer inside.
+
+A folder is written tensor by tensor, without a module (`export_folder`); a model that passes have changed from its
+module (`write`). Both then take llama.cpp's own types, where the model asks for them.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ..runtime.artifact import Artifact, Step, describe
+from ..runtime.errors import UnsupportedError, UsageError
+from .formats import TOLERANCE, Draft, build
+from .gguf_quantize import Planned, quantize
+from .gguf_write import DTYPES, FLOATS, UNPOOLED, Pooled, write_gguf
+from .model import FLOATING, Ggml, Model
+from .shards import Shards, Tensors
+
+FILE = "model.gguf"
+Tell = Callable[[str], None]
+
+
+def write(model: Model, folder: Path) -> Path:
+    """Write `model.gguf` into `folder` and return its path.
+
+    Raises UnsupportedError where the module is none of transformers', or where a pass left what GGUF cannot say.
+    """
+    inner = next((part for name in ("decoder", "encoder") if (part := getattr(model.module, name, None))), None)
+    if inner is None or not hasattr(inner, "config"):
+        raise UnsupportedError(f"{model.name} cannot be written as GGUF; expected a Hugging Face folder as the model")
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        tensors = Module(inner)
+        for name, content in model.assets.items():
+            (Path(beside) / name).write_bytes(content)
+        (Path(beside) / "config.json").write_text(json.dumps(tensors.config), encoding="utf-8")
+        pooled = Pooled(getattr(model.module, "pooling", ""), bool(getattr(model.module, "normalize", False)))
+        _write(tensors, Path(beside), folder / FILE, model.ggml, pooled)
+    return folder / FILE
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of transformers as the tensors of a checkpoint."""
+
+    module: Any
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.module.config.to_dict()
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Raises UnsupportedError where a layer is none that a checkpoint has."""
+        for name, part in self.module.named_modules():
+            if type(part).__module__.startswith("edgepress"):
+                raise UnsupportedError(f"{name} is a {type(part).__name__}, which GGUF cannot say; leave that pass out")
+        return {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return {name: DTYPES.get(t.dtype, str(t.dtype)) for name, t in self.module.state_dict().items()}
+
+    def read(self, name: str) -> Tensor:
+        return self.module.state_dict()[name].detach()
+
+
+def _write(
+    tensors: Tensors, tokenizer: Path, path: Path, ggml: Ggml, pooled: Pooled, tell: Tell = lambda text: None
+) -> list[Planned]:
+    """Write the floats, and quantize them where a type of llama.cpp's is asked for."""
+    if ggml.type in ("", *FLOATS):
+        if ggml.types or ggml.importance:
+            raise UsageError(
+                "tensors of a type of their own, or an importance matrix, go with a quantized type: Q4_K_M"
+            )
+        write_gguf(tensors, tokenizer, path, type=ggml.type, pooled=pooled, tell=tell)
+        return []
+    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+        raw = Path(beside) / FILE
+        write_gguf(tensors, tokenizer, raw, pooled=pooled, tell=tell)
+        tell(f"quantizing to {ggml.type}")
+        return quantize(raw, path, ggml.type, types=ggml.types, importance=ggml.importance)
+
+
+def export_folder(
+    shards: Shards,
+    out: Path,
+    *,
+    ggml: Ggml = FLOATING,
+    pooled: Pooled = UNPOOLED,
+    force: bool = False,
+    tell: Tell = lambda text: None,
+) -> tuple[Artifact, list[Planned]]:
+    """Write a Hugging Face folder as the artifact `out`; memory stays near one tensor, however large the model is.
+
+    Returns what each tensor was quantized to, too; nothing for floats. Raises what `write_gguf` and `quantize` raise.
+
+    >>> export_folder(read_shards(Path("smollm")), Path("out/smollm"), ggml=Ggml("Q4_K_M"))[0].format
+    'gguf'
+    """
+    planned: list[Planned] = []
+    folder = shards.folder
+
+    def write_file(into: Path) -> Path:
+        planned.extend(_write(shards, folder, into / FILE, ggml, pooled, tell))
+        tell("running the golden samples")
+        return into / FILE
+
+    assets = {name: (folder / name).read_bytes() for name in ("tokenizer.json",)}
+    history = (Step("ggml", {"type": ggml.type, "types": dict(ggml.types)}),) if ggml.type else ()
+    source = {"kind": "hugging-face", "sha256": describe(next(iter(shards.files.values()))).sha256}
+    draft = Draft(
+        folder.resolve().name, "gguf", write_file, _samples(shards), assets,
+        TOLERANCE["quantized" if planned or ggml.type not in ("", *FLOATS) else "float32"], history, source,
+    )  # fmt: skip
+    return build(draft, out, force=force), planned
+
+
+def _samples(shards: Shards) -> list[dict[str, np.ndarray]]:
+    """Token ids to run a file on: one text, and two of one length."""
+    coder = Tokenizer.from_file(str(shards.folder / "tokenizer.json"))
+    coder.no_padding()
+    ids = coder.encode(_TEXT).ids
+    length = min(16, len(ids) // 2, int(shards.config.get("max_position_embeddings", 16)))
+    rows = np.array([ids[:length], ids[length : 2 * length]], np.int64)
+    cases = [{"input_ids": rows[:1]}, {"input_ids": rows}]
+    if shards.config["model_type"] == "bert":
+        cases = [case | {"attention_mask": np.ones_like(case["input_ids"])} for case in cases]
+    return cases
+
+
+_TEXT = "The quick brown fox jumps over the lazy dog. " * 3
