@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.artifact import check, read_artifact
-from ..runtime.gguf_file import read_gguf
 from ..runtime.family import check_family, read_family
+from ..runtime.gguf_file import read_gguf
 from ..runtime.session import load
 
 

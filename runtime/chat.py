@@ -32,7 +32,15 @@ def render(template: str, messages: Sequence[Mapping[str, str]], *, bos: str = "
         return sandbox.from_string(template).render(told | {"bos_token": bos, "eos_token": eos})
     except _Refused as error:
         raise UsageError(f"the model's chat template refuses these messages: {error}") from error
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise UsageError(f"the model's chat template cannot be used: {lines[0]}") from error
 
@@ -56,4 +64,6 @@ def _check(messages: Sequence[Mapping[str, str]]) -> None:
         raise UsageError("messages is no list of messages; expected [{'role': 'user', 'content': …}, …]")
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise UsageError(f"message {index} is {message!r:.60}; expected {{'role': 'user', 'content': …}}, both texts")
+            raise UsageError(
+                f"message {index} is {message!r:.60}; expected {{'role': 'user', 'content': …}}, both texts"
+            )

@@ -18,9 +18,10 @@ import numpy as np
 
 from .artifact import Port
 from .errors import EngineError, PortError, UnknownName, UsageError
+from .gguf_check import check_gguf
 from .gguf_file import GgufFile, read_gguf
-from .machine import this_machine
 from .llama import CACHES, Context, Model, library
+from .machine import this_machine
 
 NORMALIZE = "edgepress.normalize"
 LOGITS, EMBEDDING = "logits", "sentence_embedding"
@@ -96,6 +97,7 @@ def start(
     parts = file.metadata.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise EngineError(f"{path} is one of {parts} parts; merge them into one file with llama-gguf-split --merge")
+    check_gguf(file)
     model = Model(path)
     size = _context_size(path, model, context)
     workers = threads or this_machine().cores
@@ -106,7 +108,9 @@ def start(
         inputs, outputs = (_IDS, _MASK), (Port(EMBEDDING, "float32", ("batch", model.width)),)
         run = _embedding_runner(pool, model.width)
     elif pooling or file.setting("attention.causal", True) is False:
-        raise EngineError(f"{path} has the pooling {pooling}; expected mean, cls or last in {file.architecture}.pooling_type")
+        raise EngineError(
+            f"{path} has the pooling {pooling}; expected mean, cls or last in {file.architecture}.pooling_type"
+        )
     else:
         pool = _no_pooling(path)
         inputs, outputs = (_IDS,), (Port(LOGITS, "float32", ("batch", "sequence", model.words)),)
@@ -134,9 +138,9 @@ def _logits_runner(model: Model, threads: int, longest: int) -> Callable[[Arrays
         logits = np.empty((*ids.shape, model.words), np.float32)
         with grown.lock:
             context = grown.at_least(ids.shape[1])
-            for row, found in zip(ids, logits, strict=True):
+            for index, row in enumerate(ids):
                 context.clear()
-                found[:] = context.read_all(row)
+                logits[index] = context.read_all(row)
         return {LOGITS: logits}
 
     return run
@@ -165,7 +169,9 @@ def _embedding_runner(
     def run(inputs: Arrays) -> dict[str, np.ndarray]:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if ids.shape != mask.shape:
-            raise PortError(f"input_ids has the shape {list(ids.shape)}, attention_mask {list(mask.shape)}; expected the same")
+            raise PortError(
+                f"input_ids has the shape {list(ids.shape)}, attention_mask {list(mask.shape)}; expected the same"
+            )
         empty = np.flatnonzero(~mask.any(axis=1)) if mask.size else np.arange(len(ids))
         if len(empty):
             raise PortError(f"row {empty[0]} has no token that attention_mask leaves; expected at least 1")

@@ -155,9 +155,9 @@ def _read(path: Path, data: mmap.mmap) -> GgufFile:
     cursor = _Cursor(data, 4)
     version = cursor.number("<I", "the version")
     if version not in _VERSIONS:
-        turned = struct.unpack("<I", struct.pack(">I", version))[0]
-        found = "big-endian" if turned in _VERSIONS else f"of version {version}"
-        raise _Damaged(f"it is {found}, expected little-endian and version 2 or 3")
+        turned = int.from_bytes(version.to_bytes(4, "big"), "little") in _VERSIONS
+        told = "big-endian" if turned else f"of version {version}"
+        raise _Damaged(f"it is {told}, expected little-endian and version 2 or 3")
     tensors = _bounded(cursor.number("<Q", "the number of tensors"), _MOST_TENSORS, "tensors")
     keys = _bounded(cursor.number("<Q", "the number of keys"), _MOST_KEYS, "keys")
     found: dict[str, tuple[int, int, int]] = {}

@@ -5,7 +5,7 @@ cache. A stream that is not read to its end leaves the model as it was. Nothing 
 into the context is an error that says what does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -181,7 +181,7 @@ class LanguageModel(LoadedModel):
         with closing(self._pieces(tokens, max_tokens, sampler)) as pieces:
             yield from until(characters(pieces), stops)
 
-    def _pieces(self, tokens: np.ndarray, max_tokens: int | None, sampler: Sampler) -> Iterator[bytes]:
+    def _pieces(self, tokens: np.ndarray, max_tokens: int | None, sampler: Sampler) -> Generator[bytes]:
         """The bytes of one token after another."""
         model = self.engine.model
         with self.engine.borrowed() as context:

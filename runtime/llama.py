@@ -23,8 +23,9 @@ CHUNK = 128  # tokens that are computed at once: as fast as more, and an interru
 CACHES = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}
 _IN_BLOCKS = {"q8_0", "q4_0"}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
-_ERROR_LEVEL = 4 - 1
+_ERROR_LEVEL = 4  # ggml's; 3 is a warning
 _said = threading.local()
+_kept: list[Any] = []
 
 
 @cache
@@ -34,19 +35,16 @@ def library() -> Any:
         import llama_cpp
     except (ImportError, FileNotFoundError) as error:  # the latter where its own library was not built
         raise MissingExtra(PACKAGE, EXTRA) from error
-    llama_cpp.llama_log_set(_listener(llama_cpp), ctypes.c_void_p(0))
+    listener = llama_cpp.llama_log_callback(_listen)
+    _kept.append(listener)  # llama.cpp keeps the address for good
+    llama_cpp.llama_log_set(listener, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 
 
-@cache  # llama.cpp keeps the address for good
-def _listener(lib: Any) -> Any:
-    @lib.llama_log_callback
-    def listen(level: int, text: bytes, _: Any) -> None:
-        if level == _ERROR_LEVEL and text:
-            _said.__dict__.setdefault("lines", []).append(text.decode("utf-8", "replace").strip())
-
-    return listen
+def _listen(level: int, text: bytes, _: Any) -> None:
+    if level == _ERROR_LEVEL and text:
+        _said.__dict__.setdefault("lines", []).append(text.decode("utf-8", "replace").strip())
 
 
 def listening() -> None:
@@ -208,5 +206,5 @@ class Context:
         self.used += len(ids)
 
 
-def _free_context(pointer: Any, model: Model) -> None:  # noqa: ARG001 - held so that it outlives its contexts
+def _free_context(pointer: Any, model: Model) -> None:
     library().llama_free(pointer)

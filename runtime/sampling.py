@@ -57,7 +57,9 @@ def as_grammar(grammar: str | None, schema: Mapping[str, Any] | None) -> str | N
     if schema is None:
         return grammar
     if not isinstance(schema, Mapping):
-        raise UsageError(f"the schema is a {type(schema).__name__}; expected a JSON schema, such as {{'type': 'object'}}")
+        raise UsageError(
+            f"the schema is a {type(schema).__name__}; expected a JSON schema, such as {{'type': 'object'}}"
+        )
     library()
     from llama_cpp.llama_grammar import json_schema_to_gbnf  # pyright: ignore[reportMissingImports]
 

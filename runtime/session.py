@@ -190,7 +190,9 @@ def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedMo
     language = artifact.format in _LANGUAGE
     if how.settings and not language:
         names = " and ".join(how.settings)
-        raise UsageError(f"{artifact.path} is in the format {artifact.format}, which does not know {names}; leave it out")
+        raise UsageError(
+            f"{artifact.path} is in the format {artifact.format}, which does not know {names}; leave it out"
+        )
     if how.verify:
         check(artifact)
     if how.verify and artifact.bare and artifact.format in _TRIALS:
