@@ -42,8 +42,8 @@ def run(
 ) -> int:  # fmt: skip
     """Run ARTIFACT once and print what it says; a language model goes on with a text, or chats in the terminal.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family the member runs that is best
-    here: which and why is told on stderr.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family the member runs that
+    is best here: which and why is told on stderr.
     """
     from ..runtime.session import load
     from . import show, talk
@@ -83,8 +83,8 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
-    ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that the
-    others are compared with; the budget is for the last. A family stands for each of its members.
+    ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
+    the others are compared with; the budget is for the last. A family stands for each of its members.
     """
     from ..devices.budget import misses_of_all, parse_budget
     from ..devices.device import find_device
@@ -127,9 +127,9 @@ def report(
 def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, out: Path | None, as_json: bool) -> int:
     """Check ARTIFACTS' hashes and golden samples, compare them.
 
-    A family stands for each of its members. Of a bare .onnx, .tflite or .gguf file nothing is recorded: it is run twice on
-    invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow; with
-    --source the layer where two part is named.
+    A family stands for each of its members. Of a bare .onnx, .tflite or .gguf file nothing is recorded: it is run
+    twice on invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow;
+    with --source the layer where two part is named.
     """
     from ..runtime.family import members
     from . import verified

@@ -11,10 +11,10 @@ from .errors import MissingExtra, UsageError
 
 
 def render(template: str, messages: Sequence[Mapping[str, str]], *, bos: str = "", eos: str = "") -> str:
-    """The conversation up to where the model answers. Raises UsageError where a message or the template cannot be right.
+    """The conversation up to where the model answers. Raises UsageError where it cannot be written.
 
-    >>> render("{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}", [{"role": "user", "content": "Hi"}])
-    'user: Hi\\n'
+    >>> render("{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}", [{"role": "user", "content": "Hi"}])
+    'user: Hi '
     """
     _check(messages)
     try:
@@ -64,6 +64,4 @@ def _check(messages: Sequence[Mapping[str, str]]) -> None:
         raise UsageError("messages is no list of messages; expected [{'role': 'user', 'content': …}, …]")
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise UsageError(
-                f"message {index} is {message!r:.60}; expected {{'role': 'user', 'content': …}}, both texts"
-            )
+            raise UsageError(f"message {index} is {message!r:.60}; expected {{'role': 'user', 'content': 'Hi'}}")

@@ -108,9 +108,8 @@ def start(
         inputs, outputs = (_IDS, _MASK), (Port(EMBEDDING, "float32", ("batch", model.width)),)
         run = _embedding_runner(pool, model.width)
     elif pooling or file.setting("attention.causal", True) is False:
-        raise EngineError(
-            f"{path} has the pooling {pooling}; expected mean, cls or last in {file.architecture}.pooling_type"
-        )
+        key = f"{file.architecture}.pooling_type"
+        raise EngineError(f"{path} has {key} {pooling}; expected 1 (mean), 2 (cls) or 3 (last)")
     else:
         pool = _no_pooling(path)
         inputs, outputs = (_IDS,), (Port(LOGITS, "float32", ("batch", "sequence", model.words)),)

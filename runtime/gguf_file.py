@@ -1,6 +1,6 @@
 """The header of a GGUF file, read with care: magic, version, counts, then metadata, then where each tensor lies.
 
-    "GGUF" u32 version  u64 tensors  u64 keys  (string key, u32 type, value)*  (string name, u32 n, u64[n], u32 type, u64 at)*
+    "GGUF", u32 version, u64 tensors, u64 keys, (key, u32 type, value)*, (name, u32 n, u64[n] sizes, u32 type, u64 at)*
 
 Every count, length and offset is held against the file's size before it is followed, so that a file which is cut,
 damaged or made to harm ends in one line, before llama.cpp (which aborts the process on some of them) sees it. Values
@@ -56,7 +56,7 @@ class Tensor:
 
 
 class Metadata(Mapping[str, Any]):
-    """The values by key, decoded when asked for: Python's numbers, booleans and strings; NumPy arrays; lists of strings."""
+    """The values by key, decoded when asked for: numbers, booleans, strings, NumPy arrays, lists of strings."""
 
     def __init__(self, header: bytes, found: Mapping[str, tuple[int, int, int]]) -> None:
         self._header, self._found = header, found

@@ -1,8 +1,8 @@
 """LanguageModel: what an open model of text offers beyond a call: generate, chat, embed.
 
-Each stream has a context of its own, so that several may run at once, in one thread or in many; each costs the memory of its
-cache. A stream that is not read to its end leaves the model as it was. Nothing is cut in silence: what does not fit
-into the context is an error that says what does.
+Each stream has a context of its own, so that several may run at once, in one thread or in many; each costs the memory
+of its cache. A stream that is not read to its end leaves the model as it was. Nothing is cut in silence: what does not
+fit into the context is an error that says what does.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class LanguageModel(LoadedModel):
             raise UsageError(f"the text cannot be written in UTF-8 at character {error.start}") from error
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """The text of ids; `special` writes markers out, which else say nothing. Raises UsageError for an unknown id."""
+        """The text of ids; `special` writes markers out, which else say nothing. Raises UsageError for an unknown one."""
         most = self.engine.model.words
         for token in tokens:
             if not 0 <= token < most:
@@ -170,7 +170,8 @@ class LanguageModel(LoadedModel):
             )
         if max_tokens is not None and max_tokens > left:
             raise UsageError(
-                f"the prompt has {len(tokens)} tokens and max_tokens is {max_tokens}; the context of {self.context} leaves {left}"
+                f"the prompt has {len(tokens)} tokens and max_tokens is {max_tokens}; the context of {self.context} "
+                f"leaves {left}"
             )
         sampler = Sampler(self.engine.model, settings, grammar)
         return self._stream(np.array(tokens, np.int32), max_tokens, sampler, stops)

@@ -58,7 +58,7 @@ def reason() -> str:
     if not lines:
         return "it gives no reason"
     name, _, text = lines[0].partition(": ")
-    return text if text and " " not in name else lines[0]
+    return (text if text and " " not in name else lines[0]).replace("error loading model: ", "")
 
 
 class Model:

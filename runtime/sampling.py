@@ -2,8 +2,8 @@
 
     temperature 0: argmax z        else: i ~ softmax(z / temperature) over the tokens that top_k, top_p, min_p leave
 
-top_p is nucleus sampling (Holtzman et al., 2020, The curious case of neural text degeneration). llama.cpp draws, with the
-Mersenne twister of the seed; a grammar is llama.cpp's GBNF, into which it turns a JSON schema.
+top_p is nucleus sampling (Holtzman et al., 2020, The curious case of neural text degeneration). llama.cpp draws, by the
+seed; a grammar is llama.cpp's GBNF, into which it turns a JSON schema.
 """
 
 import ctypes

@@ -19,7 +19,7 @@ def characters(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The texts up to the first place where one of `stops` begins. What may yet become one is held back till it is known.
+    """The texts up to where one of `stops` begins. What may yet become one is held back till it is known.
 
     >>> list(until(["a", "b#", "#c"], ["##"]))
     ['a', 'b']
