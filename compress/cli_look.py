@@ -16,34 +16,47 @@ if TYPE_CHECKING:
 
 
 @options.example(
-    "edgepress run out/digits-int8 --input image=image.npy\nedgepress run out/minilm --text 'Hello there.'"
+    "edgepress run out/digits-int8 --input image=image.npy\nedgepress run out/minilm --text 'Hello there.'\n"
+    "edgepress run out/tiny.gguf --prompt 'Once upon a time' --max-tokens 50"
 )
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE.npy|FILE.npz", help="An input; may be repeated.")
 @click.option("--text", help="Text for a model with a tokenizer.")
+@click.option("--prompt", help="Text that a language model goes on with.")
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="The longest answer; as long as fits.")
+@click.option("--temperature", type=float, metavar="T", help="0 takes the likeliest token; 1 draws as the model says.")
+@click.option("--seed", type=int, metavar="N", help="Draw the same tokens again.")
+@click.option("--json-schema", "schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer in such JSON.")
+@click.option("--context", type=click.IntRange(1), metavar="N", help="Tokens of prompt and answer together.")
+@click.option("--cache", metavar="TYPE", help="The cache of a language model: f16, f32, q8_0, q4_0.")
 @click.option("--golden", is_flag=True, help="Run the first golden sample.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the outputs.")
 @click.option("--format", "form", metavar="FORMAT", help="The member of a family; the best one here.")
 @options.threads
 @options.json
 def run(
-    artifact: Path, inputs: tuple[str, ...], text: str | None, golden: bool, save: Path | None, form: str | None,
-    threads: int | None, as_json: bool,
+    artifact: Path, inputs: tuple[str, ...], text: str | None, prompt: str | None, max_tokens: int | None,
+    temperature: float | None, seed: int | None, schema: Path | None, context: int | None, cache: str | None,
+    golden: bool, save: Path | None, form: str | None, threads: int | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Run ARTIFACT once and print what it says.
+    """Run ARTIFACT once and print what it says; a language model goes on with a text, or chats in the terminal.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file. Of a family the member runs that is best
-    here: which and why is told on stderr.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family the member runs that
+    is best here: which and why is told on stderr.
     """
     from ..runtime.session import load
-    from . import show
+    from . import show, talk
     from .inputs import read_inputs
 
-    model = load(artifact, format=form, threads=threads)
+    model = load(artifact, format=form, threads=threads, context=context, cache=cache)
     if model.why:
         click.echo(model.why, err=True)
-    outputs = model(**read_inputs(model, inputs, text, golden))
+    wishes = talk.Wishes(max_tokens, temperature, seed, schema)
+    if talk.talks(model, wishes, prompt=prompt, others=bool(inputs or golden or text is not None or save or as_json)):
+        return FITS
+    outputs = talk.outputs(model, text) if text is not None else None
+    outputs = outputs or model(**read_inputs(model, inputs, text, golden))
     if save is not None:
         show.save_outputs(outputs, save)
     click.echo(show.outputs_json(outputs) if as_json else show.outputs_text(outputs, model.artifact))
@@ -70,8 +83,8 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
-    ARTIFACTS are folders that edgepress wrote, or bare .onnx or .tflite files. The first is the baseline that the
-    others are compared with; the budget is for the last. A family stands for each of its members.
+    ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
+    the others are compared with; the budget is for the last. A family stands for each of its members.
     """
     from ..devices.budget import misses_of_all, parse_budget
     from ..devices.device import find_device
@@ -114,9 +127,9 @@ def report(
 def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, out: Path | None, as_json: bool) -> int:
     """Check ARTIFACTS' hashes and golden samples, compare them.
 
-    A family stands for each of its members. Of a bare .onnx or .tflite file nothing is recorded: it is run twice on
-    invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow; with
-    --source the layer where two part is named.
+    A family stands for each of its members. Of a bare .onnx, .tflite or .gguf file nothing is recorded: it is run
+    twice on invented inputs. Files of one model are compared pair by pair, each pair held to what its precisions allow;
+    with --source the layer where two part is named.
     """
     from ..runtime.family import members
     from . import verified
@@ -141,7 +154,7 @@ def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, o
 def inspect(artifact: Path, as_json: bool) -> int:
     """Say what ARTIFACT is: ports, files, history, operators.
 
-    ARTIFACT is a folder that edgepress wrote, or a bare .onnx or .tflite file. Of a family all members are told.
+    ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family all members are told.
     """
     from ..runtime.family import is_family
     from . import show

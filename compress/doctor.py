@@ -10,6 +10,7 @@ from typing import Any
 _USES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run, report, verify and inspect ONNX": ("", ("numpy", "onnxruntime")),
     "run, report, verify and inspect TFLite": ("litert", ("numpy", "ai_edge_litert")),
+    "run, report, verify and inspect GGUF": ("gguf", ("numpy", "llama_cpp")),
     "run a text model on text": ("text", ("tokenizers",)),
     "compress and export": ("compress", ("torch", "onnx", "onnxscript", "safetensors", "tokenizers", "transformers")),
     "export to TFLite": ("tflite", ("torch", "litert_torch", "ai_edge_litert")),

@@ -8,11 +8,12 @@ from typing import Any
 
 from ..runtime.artifact import check, read_artifact
 from ..runtime.family import check_family, read_family
+from ..runtime.gguf_file import read_gguf
 from ..runtime.session import load
 
 
 def artifact_facts(path: Path) -> dict[str, Any]:
-    """Ports, files, history, versions, and operators where the package that reads them is installed.
+    """Ports, files, history, versions, and what is inside: operators where the package that reads them is installed.
 
     Raises ArtifactError where a file is damaged, EngineError where it does not open.
     """
@@ -28,7 +29,7 @@ def artifact_facts(path: Path) -> dict[str, Any]:
         "files": {
             file.name: {"bytes": file.bytes, "role": file.role, "sha256": file.sha256} for file in artifact.files
         },
-        "operators": _OPERATORS[artifact.format](artifact.model),
+        **_INSIDE[artifact.format](artifact.model),
     }
     if artifact.bare:
         return facts | {"unknown": "history, source, golden samples: a bare file has no manifest"}
@@ -74,4 +75,25 @@ def _tflite(path: Path) -> dict[str, int] | str:
     return dict(Counter(name for _, _, name in read_file(path).operators()).most_common())
 
 
-_OPERATORS: Mapping[str, Callable[[Path], dict[str, int] | str]] = {"onnx": _onnx, "tflite": _tflite}
+def _gguf(path: Path) -> dict[str, Any]:
+    """What the header tells: the network's kind and size, its vocabulary, and in which types its weights are kept."""
+    file = read_gguf(path)
+    weights, held = (sum(getattr(t, name) for t in file.tensors) for name in ("size", "bytes"))
+    kinds = sorted({tensor.type for tensor in file.tensors})
+    by_kind = {kind: [tensor for tensor in file.tensors if tensor.type == kind] for kind in kinds}
+    return {
+        "architecture": file.architecture,
+        "parameters": weights,
+        "bits per weight": round(8 * held / max(weights, 1), 2),
+        "tensors": {k: {"tensors": len(ts), "bytes": sum(t.bytes for t in ts)} for k, ts in by_kind.items()},
+        "context length": file.setting("context_length"),
+        "vocabulary": file.metadata.count("tokenizer.ggml.tokens"),
+        "chat template": "yes" if file.metadata.get("tokenizer.chat_template") else "no",
+    }
+
+
+_INSIDE: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "onnx": lambda path: {"operators": _onnx(path)},
+    "tflite": lambda path: {"operators": _tflite(path)},
+    "gguf": _gguf,
+}

@@ -93,6 +93,8 @@ def _fact(name: str, value: Any) -> list[str] | str:
         return show_bytes(value)
     if name == "files":
         return [f"{n}  {show_bytes(f['bytes'])}  {f['role']}  sha256 {_short(f['sha256'])}" for n, f in value.items()]
+    if name == "tensors":
+        return [f"{kind}  {show_bytes(t['bytes'])}  in {t['tensors']}" for kind, t in value.items()]
     if name == "history":
         return [f"{step['name']}: {step['note']}" for step in value] or "as it came"
     if isinstance(value, Mapping):

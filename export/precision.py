@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.artifact import Artifact, Step, known_format
+from ..runtime.gguf_file import read_gguf
 
 # From the finest to the coarsest.
 PRECISIONS = ("float32", "float16", "int8", "int4")
@@ -98,5 +99,11 @@ def _tflite(path: Path) -> set[str]:
     return {codes[tensor.type] for tensor in held if tensor.type in codes and int(np.prod(shape(tensor))) > 1}
 
 
+def _gguf(path: Path) -> set[str]:
+    """By the weights in tables; vectors stay in F32 whatever the rest is in."""
+    bits = {tensor.type: 8 * tensor.bytes / tensor.size for tensor in read_gguf(path).tensors if len(tensor.shape) > 1}
+    return {"float32" if b > 16 else "float16" if b > 15 else "int8" if b > 6.6 else "int4" for b in bits.values()}
+
+
 _KINDS = {"INT4": "int4", "UINT4": "int4", "INT8": "int8", "UINT8": "int8", "FLOAT16": "float16"}
-_READERS: Mapping[str, Callable[[Path], set[str]]] = {"onnx": _onnx, "tflite": _tflite}
+_READERS: Mapping[str, Callable[[Path], set[str]]] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf}

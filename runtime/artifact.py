@@ -16,7 +16,7 @@ GOLDEN = "golden.npz"
 SCHEMA = 1
 
 # What a path must end with to be opened as a file that somebody else made.
-BARE_FORMATS = {".onnx": "onnx", ".tflite": "tflite"}
+BARE_FORMATS = {".onnx": "onnx", ".tflite": "tflite", ".gguf": "gguf"}
 
 
 @dataclass(frozen=True)

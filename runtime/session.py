@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import litert, ort
+from . import ggml, ggml_trial, litert, ort
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
 from .errors import ArtifactError, EngineError, MissingExtra, PortError, UnknownName, UsageError
 from .family import Family, check_family, is_family, ranked, read_family
@@ -31,11 +31,21 @@ class Engine(Protocol):
 
 
 # Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
-ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start}
+ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start, "gguf": ggml.start}
 
 
 # Format -> the execution providers that this machine's build of its engine has.
-_PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {"onnx": ort.providers, "tflite": lambda: ("cpu",)}
+_PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {
+    "onnx": ort.providers,
+    "tflite": lambda: ("cpu",),
+    "gguf": lambda: ("cpu",),
+}
+
+# Format -> what is done with a file that somebody else made before it is opened here.
+_TRIALS: dict[str, Callable[[Path], None]] = {"gguf": ggml_trial.try_apart}
+
+# The formats of language models, and the settings of `load` that only they know.
+_LANGUAGE = {"gguf"}
 
 # Formats whose engines have been seen to compute garbage without an error: a load replays the golden samples.
 _REPLAYED = {"tflite"}
@@ -115,6 +125,8 @@ def load(
     threads: int | None = None,
     providers: Sequence[str] = ("cpu",),
     verify: bool = True,
+    context: int | None = None,
+    cache: str | None = None,
 ) -> LoadedModel:
     """Open an artifact's folder, a family's folder, or a bare model file, with the engine of its format.
 
@@ -123,34 +135,48 @@ def load(
     of the result tells. `format` names the member instead.
     `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
     `verify` compares the sha256 of every file with the manifest first, and replays the golden samples of a TFLite
-    artifact and of a family's member. Raises ArtifactError, EngineError, UsageError, UnknownName.
+    artifact and of a family's member; a GGUF file that somebody else made is tried in a process of its own first, for
+    llama.cpp ends the process on some that are made to harm.
+    `context` (tokens) and `cache` (the type of keys and values: f16, f32, q8_0, q4_0) are settings of language models.
+    Raises ArtifactError, EngineError, UsageError, UnknownName.
 
     >>> load("out/digits-int8", threads=1).inputs[0].name
     'image'
     """
+    how = _How(threads, providers, verify, {k: v for k, v in (("context", context), ("cache", cache)) if v is not None})
     if is_family(path):
         family = read_family(path)
         if format is None:
-            return _best(family, threads, providers, verify)
+            return _best(family, how)
         known_format(format, family.members)
         if verify:
             check_family(family, [format])
-        return _opened(read_artifact(family.folder(format)), threads, providers, verify)
+        return _opened(read_artifact(family.folder(format)), how)
     artifact = read_artifact(path)
     if format is not None and format != artifact.format:
         raise UsageError(f"{path} is in the format {artifact.format}, not {format}, and is no family; leave it out")
-    return _opened(artifact, threads, providers, verify)
+    return _opened(artifact, how)
 
 
-def _best(family: Family, threads: int | None, providers: Sequence[str], verify: bool) -> LoadedModel:
+@dataclass(frozen=True)
+class _How:
+    """What `load` was asked for, and `settings` that only some formats know."""
+
+    threads: int | None
+    providers: Sequence[str]
+    verify: bool
+    settings: Mapping[str, Any]
+
+
+def _best(family: Family, how: _How) -> LoadedModel:
     """The first member in the machine's order that runs here and computes rightly."""
-    if verify:
+    if how.verify:
         check_family(family)
     order, why = ranked(family, this_machine())
     refused = []
     for form in order:
         try:
-            model = _opened(read_artifact(family.folder(form)), threads, providers, verify, replays=verify)
+            model = _opened(read_artifact(family.folder(form)), how, replays=how.verify)
         except _REFUSALS as error:
             refused.append(f"{form} does not run here: {error}")
             continue
@@ -159,15 +185,27 @@ def _best(family: Family, threads: int | None, providers: Sequence[str], verify:
     raise EngineError(f"no member of {family.path} runs here; {'; '.join(refused)}")
 
 
-def _opened(
-    artifact: Artifact, threads: int | None, providers: Sequence[str], verify: bool, *, replays: bool = False
-) -> LoadedModel:
+def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedModel:
     start = known_format(artifact.format, ENGINES)
-    if verify:
+    language = artifact.format in _LANGUAGE
+    if how.settings and not language:
+        names = " and ".join(how.settings)
+        raise UsageError(
+            f"{artifact.path} is in the format {artifact.format}, which does not know {names}; leave it out"
+        )
+    if how.verify:
         check(artifact)
-    engine = start(artifact.model, threads=threads, providers=providers)
-    model = LoadedModel(artifact, engine, {port.name: _fit(port) for port in engine.inputs})
-    replays = replays or (verify and artifact.format in _REPLAYED)
+    if how.verify and artifact.bare and artifact.format in _TRIALS:
+        _TRIALS[artifact.format](artifact.model)
+    engine = start(artifact.model, threads=how.threads, providers=how.providers, **how.settings)
+    fits = {port.name: _fit(port) for port in engine.inputs}
+    if language:
+        from .language import LanguageModel  # it is a LoadedModel
+
+        model = LanguageModel(artifact, engine, fits)
+    else:
+        model = LoadedModel(artifact, engine, fits)
+    replays = replays or (how.verify and artifact.format in _REPLAYED)
     if replays and artifact.asset(GOLDEN) is not None:
         _refuse_wrong(model)
     return model

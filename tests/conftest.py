@@ -132,6 +132,28 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    """A bare GGUF file in F32 of a Llama with random weights, 512 words and a chat template; and transformers' own."""
+    from .tiny_decoders import write_decoder
+    from .tiny_gguf import write_llama
+
+    folder = tmp_path_factory.mktemp("llama")
+    network = write_decoder(folder / "source", "llama", hidden_size=128)  # heads of 32: as wide as a block of the cache
+    weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
+    return write_llama(folder / "tiny.gguf", folder / "source", weights), network
+
+
+@pytest.fixture(scope="session")
+def minilm_gguf(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-MiniLM-L6-v2 as a bare GGUF file in F32."""
+    from safetensors.numpy import load_file
+
+    from .tiny_gguf import write_bert
+
+    return write_bert(tmp_path_factory.mktemp("bert") / "minilm.gguf", minilm, load_file(minilm / "model.safetensors"))
+
+
+@pytest.fixture(scope="session")
 def linear(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bare ONNX file: `y = x W`, float32, with `x` [batch, 3], `W` = [[1, 2], [3, 4], [5, 6]], `y` [batch, 2]."""
     import numpy as np
