@@ -34,7 +34,7 @@ def count_layers(owner: nn.Module, kept: Sequence[int]) -> None:
         for i, layer in enumerate(layers):
             for part in layer.modules():
                 if hasattr(part, "layer_idx"):  # where its keys and values lie in a cache
-                    part.layer_idx = i
+                    setattr(part, "layer_idx", i)  # noqa: B010 - to a type checker no module has such an attribute
 
 
 def count_sizes(module: nn.Module, layers: Sequence[tuple[nn.Module, "Anatomy"]]) -> None:
@@ -66,7 +66,8 @@ def count_sizes(module: nn.Module, layers: Sequence[tuple[nn.Module, "Anatomy"]]
         type(config).from_dict(config.to_dict())
     except Exception as error:  # the library checks its configs with exceptions of many kinds
         reason = " ".join(str(error).split())
-        raise UnsupportedError(f"structured: the config would not be read again: {reason}; cut another share") from error
+        found = f"the config would not be read again: {reason}"
+        raise UnsupportedError(f"structured: {found}; cut another share") from error
 
 
 def with_config(model: Model) -> Model:

@@ -18,7 +18,7 @@ from .divergence import divergence
 from .hugging_face import DECODERS, read_config, read_vocabulary, reading, refuse_unfilled, sha256, weight_files
 from .source import Task
 
-# Tokens of a window, and how many windows calibrate, judge and watch a training; 32 tell shares of a tenth of a percent.
+# Tokens of a window, and how many windows calibrate, judge (4096 tokens: one is 0.02 points) and watch a training.
 _WINDOW, _CALIBRATION, _JUDGED, _WATCHED = 128, 128, 32, 16
 # Windows of a batch.
 _BATCH = 8
@@ -91,8 +91,9 @@ def _module(folder: Path, config: Any) -> nn.Module:
         raise UnsupportedError(f"{folder} is a {architecture}; expected a causal language model")
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise UnsupportedError(f"{folder} scales attention by the index of its layer, which cannot be read yet")
+    kind: Any = AutoModelForCausalLM
     with reading(folder):
-        module, loaded = AutoModelForCausalLM.from_pretrained(
+        module, loaded = kind.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
             dtype=torch.float32, attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip

@@ -110,7 +110,8 @@ def _refuse_others(folder: Path, shards: Sequence[str]) -> None:
     """Raise ModelError for a shard that is none of those that are read."""
     others = sorted({path.name for path in folder.glob("model-*-of-*.safetensors")} - set(shards))
     if others:
-        raise ModelError(f"{folder} has the shard {others[0]}, which nothing there names; remove what is of another model")
+        found = f"{folder} has the shard {others[0]}, which nothing there names"
+        raise ModelError(f"{found}; remove what belongs to another model")
 
 
 def sha256(files: Sequence[Path]) -> str:
@@ -159,9 +160,7 @@ def _module(folder: Path, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
     return module.eval(), tuple(config.id2label.get(i, str(i)) for i in range(config.num_labels)) if classifies else ()
 
 
-def refuse_unfilled(
-    folder: Path, loaded: Any, *, may_miss: Sequence[str] = (), counts: Sequence[str] = ("",)
-) -> None:
+def refuse_unfilled(folder: Path, loaded: Any, *, may_miss: Sequence[str] = (), counts: Sequence[str] = ("",)) -> None:
     """transformers fills weights that are missing, or of another shape, with random numbers, and drops what is left.
 
     `may_miss` begins the names of those that may be missing, as an encoder's own pooler, for its states are pooled

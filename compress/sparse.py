@@ -6,7 +6,7 @@ smaller, and hardware that has 2:4 products can use them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -95,9 +95,9 @@ class Sparse:
     def _inside(self, stop: Stop, found: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Linear]]:
         """The Linear layers of a layer that are pruned, by their names below it."""
         for name, layer in found.items():
-            if name.startswith(f"{stop.name}.") and isinstance(layer, nn.Linear):
-                if not self.pattern or layer.in_features % self._pattern[1] == 0:
-                    yield name.removeprefix(f"{stop.name}."), layer
+            inside = isinstance(layer, nn.Linear) and name.startswith(f"{stop.name}.")
+            if inside and (not self.pattern or layer.in_features % self._pattern[1] == 0):
+                yield name.removeprefix(f"{stop.name}."), layer
 
     def _prune(self, stop: Stop, layers: Mapping[str, nn.Linear]) -> None:
         """Prune the Linear layers of one layer, in place."""

@@ -125,7 +125,7 @@ def heads(module: nn.Module) -> list[Group]:
         units = torch.arange(width) // (width // number)
         rows = {path: torch.arange(size) // (size // number) for path, size in sizes.items()}
         if len(rows) == 1:  # queries, then keys, then values, of which there may be fewer
-            (path, size), = sizes.items()
+            ((path, size),) = sizes.items()
             keys = torch.arange((size - width) // 2) // ((size - width) // 2 // number)
             rows = {path: torch.cat([units, keys, keys])}
         everything = tuple(range(number))

@@ -19,7 +19,7 @@ from ..runtime.errors import DataError, UnsupportedError
 from .calibration import calibrate
 from .data import Batch
 from .importance import reading, samples
-from .transformer import refuse_unknown, stack
+from .transformer import stack
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Stop:
     _index: int
     _calls: Sequence[_Call]
 
-    def read(self, names: Sequence[str], watch: Callable[[str, Tensor], None]) -> None:
+    def read(self, names: Sequence[str], watch: Callable[[str, Tensor], object]) -> None:
         """Run the layer on all batches; `watch` gets the input of each of these Linear layers below it, [n, in].
 
         Padding is left out. Raises DataError for an input with a NaN or an infinity.
@@ -49,7 +49,9 @@ class Stop:
             with ExitStack() as hooks:
                 for name in names:
                     layer = self.layer.get_submodule(name)
-                    hooks.enter_context(reading(layer, lambda x, name=name: self._watch(name, x, call, watch)))
+                    hooks.enter_context(
+                        reading(layer, lambda x, name=name, call=call: self._watch(name, x, call, watch))
+                    )
                 self._run(call)
 
     def sharing(self, names: Sequence[str]) -> list[list[str]]:
@@ -68,7 +70,7 @@ class Stop:
             self._run(self._calls[0])
         return list(readers.values())
 
-    def _watch(self, name: str, x: Tensor, call: _Call, watch: Callable[[str, Tensor], None]) -> None:
+    def _watch(self, name: str, x: Tensor, call: _Call, watch: Callable[[str, Tensor], object]) -> None:
         rows = samples(x, self.layer.get_submodule(name), call.mask)
         if not torch.isfinite(rows).all():
             found = f"{self.name}.{name} reads a NaN or an infinity during calibration"
@@ -90,7 +92,6 @@ def walk(model: Model, module: nn.Module, calibration: Iterable[Batch], who: str
     """
     found = stack(module)
     if found is None or found.why:
-        refuse_unknown(module, who, "leave this pass out")
         why = "" if found is None else f": {found.why}"
         raise UnsupportedError(f"{who}: {model.name} has no list of layers to walk along{why}; leave this pass out")
     names = [f"{found.name}.{i}" for i in range(found.size)]
