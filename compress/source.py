@@ -35,7 +35,8 @@ def read_source(text: str, data: Path | None = None) -> Task:
     """MODEL as it is typed: `task.py`, `task.py:function`, a Hugging Face folder, or an `.onnx` file.
 
     `data` is `texts.txt` for a folder (a sample a line, or running text for a decoder), `batch.npz` (an array an input,
-    and perhaps `labels`) for an ONNX file; a task file brings its own. Raises ModelError, DataError, UsageError, UnsupportedError.
+    and perhaps `labels`) for an ONNX file; a task file brings its own. Raises ModelError, DataError, UsageError,
+    UnsupportedError.
 
     >>> read_source("samples/digits/task.py").model.name
     'digits'

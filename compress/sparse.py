@@ -95,8 +95,9 @@ class Sparse:
     def _inside(self, stop: Stop, found: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Linear]]:
         """The Linear layers of a layer that are pruned, by their names below it."""
         for name, layer in found.items():
-            inside = isinstance(layer, nn.Linear) and name.startswith(f"{stop.name}.")
-            if inside and (not self.pattern or layer.in_features % self._pattern[1] == 0):
+            if not isinstance(layer, nn.Linear) or not name.startswith(f"{stop.name}."):
+                continue
+            if not self.pattern or layer.in_features % self._pattern[1] == 0:
                 yield name.removeprefix(f"{stop.name}."), layer
 
     def _prune(self, stop: Stop, layers: Mapping[str, nn.Linear]) -> None:

@@ -8,6 +8,7 @@ So each layer is looked at on what the layers before it give *now*, compressed a
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,8 +71,8 @@ class Stop:
             self._run(self._calls[0])
         return list(readers.values())
 
-    def _watch(self, name: str, x: Tensor, call: _Call, watch: Callable[[str, Tensor], object]) -> None:
-        rows = samples(x, self.layer.get_submodule(name), call.mask)
+    def _watch(self, name: str, watch: Callable[[str, Tensor], object], mask: Tensor | None, x: Tensor) -> None:
+        rows = samples(x, self.layer.get_submodule(name), mask)
         if not torch.isfinite(rows).all():
             found = f"{self.name}.{name} reads a NaN or an infinity during calibration"
             raise DataError(f"{found}; check the data and the model")
