@@ -50,9 +50,8 @@ class Stop:
             with ExitStack() as hooks:
                 for name in names:
                     layer = self.layer.get_submodule(name)
-                    hooks.enter_context(
-                        reading(layer, lambda x, name=name, call=call: self._watch(name, x, call, watch))
-                    )
+                    look = partial(self._watch, name, watch, call.mask)
+                    hooks.enter_context(reading(layer, look))
                 self._run(call)
 
     def sharing(self, names: Sequence[str]) -> list[list[str]]:
