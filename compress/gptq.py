@@ -29,21 +29,21 @@ def gptq(weight: Tensor, moments: Tensor, grid: Grid, *, block: int, damping: fl
     >>> gptq(w, c, lambda part: lambda column, j: (column / s).round() * s, block=32)
     """
     w, result = weight.detach().float().clone(), torch.empty_like(weight, dtype=torch.float32)
-    factor, zeros = _factor(moments, damping), weight.detach() == 0
+    upper, zeros = factor(moments, damping), weight.detach() == 0
     for start in range(0, w.shape[1], block):
         stop = min(start + block, w.shape[1])
-        part, inner = w[:, start:stop], factor[start:stop, start:stop]
+        part, inner = w[:, start:stop], upper[start:stop, start:stop]
         rounded = grid(part.clone())
         errors = torch.empty_like(part)
         for j in range(stop - start):
             result[:, start + j] = torch.where(zeros[:, start + j], 0.0, rounded(part[:, j].clone(), j))
             errors[:, j] = (part[:, j] - result[:, start + j]) / inner[j, j]
             part[:, j:] -= torch.outer(errors[:, j], inner[j, j:])
-        w[:, stop:] -= errors @ factor[start:stop, stop:]
+        w[:, stop:] -= errors @ upper[start:stop, stop:]
     return result
 
 
-def _factor(moments: Tensor, damping: float) -> Tensor:
+def factor(moments: Tensor, damping: float) -> Tensor:
     """U of C⁻¹ = UᵀU, float32; an input that was always 0 stands for itself."""
     c = moments.double().clone()
     diagonal = c.diagonal()

@@ -1,4 +1,7 @@
-"""A Hugging Face folder of a text encoder (BERT class), read with care: config.json, safetensors, tokenizer.json."""
+"""A Hugging Face folder, read with care: config.json, safetensors, tokenizer.json. A text encoder's is whole here.
+
+What decoders need beside the files is in decoder.py.
+"""
 
 import hashlib
 import json
@@ -18,6 +21,8 @@ from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
 
 # Model types whose masks and positions were traced with free axes and compared with the original.
 ENCODERS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+# Causal language models, read by decoder.py.
+DECODERS = ("gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 # Their positions start behind the padding index, so that many fewer are left for tokens.
 _OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}
 # The ways to pool that can be read, by the names that sentence-transformers gives them.
@@ -51,42 +56,65 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     >>> read_checkpoint(Path("all-MiniLM-L6-v2")).pooling
     'mean'
     """
-    config, weights = _config(folder), _weights(folder)
+    config, weights = read_config(folder, ENCODERS), weight_files(folder)
     tokenizer = _tokenizer(folder, config)
     module, labels = _module(folder, config)
     pooling, normalize = _head(folder)
-    return Checkpoint(module, tokenizer, labels, pooling, normalize, _sha256(weights))
+    return Checkpoint(module, tokenizer, labels, pooling, normalize, sha256(weights))
 
 
-def _config(folder: Path) -> Any:
+def model_type(folder: Path) -> str | None:
+    """What the folder's config.json says that it holds, as 'bert'; None where it says nothing."""
+    return read_json(folder / "config.json").get("model_type")
+
+
+def read_config(folder: Path, kinds: Sequence[str]) -> Any:
+    """The folder's config.json as transformers reads it.
+
+    Raises ModelError where it or tokenizer.json is missing, UnsupportedError for a model type that is none of `kinds`.
+    """
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} has no {name}; expected a Hugging Face folder with it")
-    kind = _json(folder / "config.json").get("model_type")
-    if kind not in ENCODERS:
-        raise UnsupportedError(f"{folder} has the model_type {kind!r}; those that can be read: {', '.join(ENCODERS)}")
+    kind = model_type(folder)
+    if kind not in kinds:
+        known = ", ".join((*ENCODERS, *DECODERS))
+        raise UnsupportedError(f"{folder} has the model_type {kind!r}; those that can be read: {known}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with _reading(folder / "config.json"):
+    with reading(folder / "config.json"):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _weights(folder: Path) -> list[Path]:
-    """The file with the weights, or the index and the shards that it names."""
+def weight_files(folder: Path) -> list[Path]:
+    """The file with the weights, or the index and the shards that it names.
+
+    Raises ModelError where one is missing, and where a shard lies there that nothing names: it is of another model.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
+        _refuse_others(folder, ())
         return [single]
     if not index.is_file():
         raise ModelError(f"{folder} has no model.safetensors; pickles (.bin, .pt) are never loaded: convert them")
-    with _reading(index):
-        shards = sorted(set(_json(index)["weight_map"].values()))
+    with reading(index):
+        shards = sorted(set(read_json(index)["weight_map"].values()))
         for name in shards:
             if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
                 raise ModelError(f"{index} names the file {name!r}, which {folder} has not; copy the whole folder")
+    _refuse_others(folder, shards)
     return [index, *(folder / name for name in shards)]
 
 
-def _sha256(files: Sequence[Path]) -> str:
+def _refuse_others(folder: Path, shards: Sequence[str]) -> None:
+    """Raise ModelError for a shard that is none of those that are read."""
+    others = sorted({path.name for path in folder.glob("model-*-of-*.safetensors")} - set(shards))
+    if others:
+        found = f"{folder} has the shard {others[0]}, which nothing there names"
+        raise ModelError(f"{found}; remove what belongs to another model")
+
+
+def sha256(files: Sequence[Path]) -> str:
     """One digest over all files: of a single one, what `sha256sum` says."""
     digest = hashlib.sha256()
     for file in files:
@@ -95,16 +123,22 @@ def _sha256(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _tokenizer(folder: Path, config: Any) -> Tokenizer:
-    with _reading(folder / "tokenizer.json"):
+def read_vocabulary(folder: Path, config: Any) -> Tokenizer:
+    """The folder's tokenizer. Raises ModelError where it cannot be read or has more tokens than the model's table."""
+    with reading(folder / "tokenizer.json"):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     if tokenizer.get_vocab_size() > config.vocab_size:
         found = f"{tokenizer.get_vocab_size()} tokens, the model's table holds {config.vocab_size}"
         raise ModelError(f"{folder / 'tokenizer.json'} has {found}; bring the two that belong together")
+    return tokenizer
+
+
+def _tokenizer(folder: Path, config: Any) -> Tokenizer:
+    tokenizer = read_vocabulary(folder, config)
     pad = config.pad_token_id or 0
     longest = config.max_position_embeddings - (pad + 1 if config.model_type in _OFFSET_POSITIONS else 0)
-    with _reading(folder / "sentence_bert_config.json"):
-        asked = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    with reading(folder / "sentence_bert_config.json"):
+        asked = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         tokenizer.enable_truncation(min(longest, asked or longest))
     tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "[PAD]")
     return tokenizer
@@ -117,23 +151,24 @@ def _module(folder: Path, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
     if not classifies and not architecture.endswith(("Model", "ForMaskedLM")):
         raise UnsupportedError(f"{folder} is a {architecture}; expected a sentence encoder or a sequence classifier")
     kind = AutoModelForSequenceClassification if classifies else AutoModel
-    with _reading(folder):
+    with reading(folder):
         module, loaded = kind.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
             dtype=torch.float32, attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
-    _refuse_unfilled(folder, loaded)
+    refuse_unfilled(folder, loaded, may_miss=["pooler."], counts=[".layer."])
     return module.eval(), tuple(config.id2label.get(i, str(i)) for i in range(config.num_labels)) if classifies else ()
 
 
-def _refuse_unfilled(folder: Path, loaded: Any) -> None:
+def refuse_unfilled(folder: Path, loaded: Any, *, may_miss: Sequence[str] = (), counts: Sequence[str] = ("",)) -> None:
     """transformers fills weights that are missing, or of another shape, with random numbers, and drops what is left.
 
-    An encoder's own pooler may be missing, for its states are pooled here; heads for other tasks may be left.
+    `may_miss` begins the names of those that may be missing, as an encoder's own pooler, for its states are pooled
+    here; one of `counts` is in those that must not be left, for heads of other tasks may be.
     """
-    missing = {key for key in loaded["missing_keys"] if not key.startswith("pooler.")}
+    missing = {key for key in loaded["missing_keys"] if not key.startswith(tuple(may_miss))}
     misshapen = {key for key, *_ in loaded["mismatched_keys"]}
-    left = {key for key in loaded["unexpected_keys"] if ".layer." in key}
+    left = {key for key in loaded["unexpected_keys"] if any(part in key for part in counts)}
     for keys, problem in ((missing, "are missing"), (misshapen, "have another shape"), (left, "would be left out")):
         if keys:
             found = f"{folder}: {len(keys)} weights {problem}, as {min(keys)!r}"
@@ -142,12 +177,12 @@ def _refuse_unfilled(folder: Path, loaded: Any) -> None:
 
 def _head(folder: Path) -> tuple[str, bool]:
     """Pooling and normalization, as sentence-transformers writes them down; mean pooling where it wrote nothing."""
-    with _reading(folder / "modules.json"):
-        modules = {m["type"].rpartition(".")[2]: folder / m["path"] for m in _json(folder / "modules.json", list)}
+    with reading(folder / "modules.json"):
+        modules = {m["type"].rpartition(".")[2]: folder / m["path"] for m in read_json(folder / "modules.json", list)}
     if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
         raise UnsupportedError(f"{folder / 'modules.json'} has a {min(unknown)} module, which cannot be read yet")
     path = modules.get("Pooling", folder / "1_Pooling") / "config.json"
-    settings = _json(path)
+    settings = read_json(path)
     modes = [name.removeprefix("pooling_mode_") for name, on in settings.items() if "pooling_mode_" in name and on]
     modes = [settings["pooling_mode"]] if "pooling_mode" in settings else modes
     if len(modes) > 1 or not set(modes) <= set(_POOLINGS):
@@ -155,11 +190,11 @@ def _head(folder: Path) -> tuple[str, bool]:
     return _POOLINGS[modes[0]] if modes else "mean", "Normalize" in modules
 
 
-def _json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
     """What a JSON file holds, an object or a list; empty where there is no file."""
     if not path.is_file():
         return kind()
-    with _reading(path):
+    with reading(path):
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, kind):
             raise TypeError(f"it holds a {type(found).__name__}, expected a {kind.__name__}")
@@ -167,7 +202,7 @@ def _json(path: Path, kind: type = dict) -> Any:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Whatever a damaged file makes the libraries raise (tokenizers: plain Exception) is one line about `path`."""
     try:
         yield

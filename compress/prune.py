@@ -9,7 +9,7 @@ cut in structured.py.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -78,10 +78,7 @@ class MagnitudePrune:
 
     def note(self, module: nn.Module) -> str:
         """What became 0, in words."""
-        weights = self.weights(module)
-        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-        share = 100 * zeros / sum(weight.numel() for weight in weights.values())
-        return f"{share:.1f} % of the weights of {len(weights)} layers are 0; they save bytes of a download, no time"
+        return zeros_note([*self.weights(module).values()])
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
         """The weights that may become 0, by the names of their layers, to be written into."""
@@ -101,6 +98,12 @@ class MagnitudePrune:
                 zero_smallest([weight], share)
         else:
             zero_smallest([*weights.values()], share)
+
+
+def zeros_note(weights: Sequence[Tensor]) -> str:
+    """How many of the weights are 0, in words, and what for."""
+    share = 100 * sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    return f"{share:.1f} % of the weights of {len(weights)} layers are 0; they save bytes of a download, no time"
 
 
 def zero_smallest(weights: list[Tensor], share: float) -> None:

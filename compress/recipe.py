@@ -33,6 +33,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "cluster": ("cluster", "Cluster"),
     "magnitude": ("prune", "MagnitudePrune"),
     "gradual": ("gradual", "GradualPrune"),
+    "sparse": ("sparse", "Sparse"),
     "structured": ("structured", "StructuredPrune"),
 }
 

@@ -34,8 +34,9 @@ class Task:
 def read_source(text: str, data: Path | None = None) -> Task:
     """MODEL as it is typed: `task.py`, `task.py:function`, a Hugging Face folder, or an `.onnx` file.
 
-    `data` is `texts.txt` (one sample a line) for a folder, `batch.npz` (an array an input, and perhaps `labels`) for
-    an ONNX file; a task file brings its own. Raises ModelError, DataError, UsageError, UnsupportedError.
+    `data` is `texts.txt` for a folder (a sample a line, or running text for a decoder), `batch.npz` (an array an input,
+    and perhaps `labels`) for an ONNX file; a task file brings its own. Raises ModelError, DataError, UsageError,
+    UnsupportedError.
 
     >>> read_source("samples/digits/task.py").model.name
     'digits'
@@ -152,10 +153,12 @@ def _hint(error: BaseException) -> str:
 def _read_folder(folder: Path, data: Path | None) -> Task:
     with quiet():  # where torchao is installed transformers imports it, and it logs what it has not got
         try:
+            from .decoder import read_decoder
             from .encoder import read_encoder
+            from .hugging_face import DECODERS, model_type
         except ImportError as error:
             raise MissingExtra(error.name or "transformers", "compress") from error
-        return read_encoder(folder, data)
+        return (read_decoder if model_type(folder) in DECODERS else read_encoder)(folder, data)
 
 
 def _read_onnx(path: Path, data: Path | None) -> Task:

@@ -20,6 +20,7 @@ from ..export.trace import evaluating, first_line
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .channels import channels, with_channels
+from .config_sizes import with_config
 from .data import Batch, Data
 from .groups import (
     Group,
@@ -109,7 +110,7 @@ class StructuredPrune:
         if self.refit and readers:
             refit(whole, module, readers, list(_fitting(data, model.example, self.refit_samples)))
             note += ", refitted"
-        return model.then(module, Step(WHO, asdict(self), note))
+        return with_config(model.then(module, Step(WHO, asdict(self), note)))
 
     def plan(self, model: Model, data: Data) -> tuple[Group, ...]:
         """What will be cut, before the cut; `table` prints it. Layers go first, and the other names count without them.

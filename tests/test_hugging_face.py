@@ -179,7 +179,7 @@ def test_a_pooler_that_nobody_reads_may_be_missing(folder: Path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model_type": "gpt2"}, "has the model_type 'gpt2'; those that can be read: albert, bert, "),
+        ({"model_type": "t5"}, "has the model_type 't5'; those that can be read: albert, bert, "),
         ({"model_type": "frobnicator"}, "has the model_type 'frobnicator'"),
         ({"model_type": None}, "has the model_type None"),
         ({"architectures": ["BertForQuestionAnswering"]}, "is a BertForQuestionAnswering; expected a sentence encoder"),

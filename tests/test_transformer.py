@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from edgepress.compress.encoder import read_encoder
 from edgepress.compress.groups import Group
+from edgepress.compress.hugging_face import DECODERS
 from edgepress.compress.transformer import heads, neurons, refuse_unknown, stack, with_depth, with_units
 from edgepress.export.model import Model
 from edgepress.runtime.errors import UnsupportedError
 
+from . import tiny_decoders
 from .tiny_encoders import write_encoder
 
 KINDS = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -147,3 +149,17 @@ def test_attention_that_nobody_knows_is_refused_by_name(tmp_path: Path):
         refuse_unknown(nn.Sequential(nn.MultiheadAttention(8, 2)), "set heads = 0")
     refuse_unknown(encoder(tmp_path / "bert", "bert").module, "set heads = 0")
     refuse_unknown(nn.Linear(3, 3), "set heads = 0")
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_units_of_a_decoder_that_are_cut_give_what_units_without_output_give(kind: str, tmp_path: Path):
+    model = tiny_decoders.read_tiny(tmp_path, kind, texts=4).model
+    groups = without(neurons(model.module), 0, 5, 31)
+    assert len(groups) == 2
+    if kind == "gpt2":
+        assert {group.why for group in heads(model.module)} == {
+            "all heads together are as wide as the states, by its config"
+        }
+    else:
+        groups += without(heads(model.module), 1)  # of two heads of keys and values, with two heads of queries each
+    same(model, with_units(model.module, groups), zeroed(model.module, groups))

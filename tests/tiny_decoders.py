@@ -12,6 +12,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from edgepress.compress.decoder import read_decoder
+from edgepress.compress.source import Task
+
 # The patterns by which the tokenizers of these families split text before byte pairs are merged.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -134,3 +137,10 @@ def docstrings() -> tuple[str, ...]:
         kinds = ast.Module | ast.ClassDef | ast.FunctionDef
         found += [text for node in ast.walk(tree) if isinstance(node, kinds) and (text := ast.get_docstring(node))]
     return tuple(found)
+
+
+def read_tiny(folder: Path, kind: str = "llama", texts: int = 12, **settings: Any) -> Task:
+    """The task of a small decoder that is written below `folder`, with some docstrings to calibrate and judge by."""
+    write_decoder(folder / kind, kind, **settings)
+    (folder / "texts.txt").write_text("\n\n".join(docstrings()[:texts]), encoding="utf-8")
+    return read_decoder(folder / kind, folder / "texts.txt")
