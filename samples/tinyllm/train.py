@@ -13,6 +13,7 @@ stopped when the same command is given again.
 import argparse
 import ast
 import json
+import math
 import re
 import shutil
 import sysconfig
@@ -20,7 +21,7 @@ import time
 import tokenize
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -30,7 +31,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from edgepress.compress.data import Batch, Data, batches
+from edgepress.compress.data import Data, batches
 from edgepress.compress.terminal import progress
 from edgepress.compress.train import Training, train
 
@@ -43,7 +44,8 @@ TEMPLATE = (
 )
 # Llama 3's way to cut text into words, before byte pairs are merged inside each.
 WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -55,19 +57,15 @@ class Size:
     neurons: int
     vocabulary: int
     files: str  # which of the standard library's
-    hidden: int = 256
 
 
 FULL = Size(layers=7, neurons=1024, vocabulary=4096, files="**/*.py")
 SMALL = Size(layers=2, neurons=256, vocabulary=512, files="[a-d]*.py")
 
 
-# The text ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Page:
-    """What one module has to say, in paragraphs, and the first sentence about each of its functions and classes."""
+    """What one module says, in paragraphs, and the first sentence about each of its functions and classes, by name."""
 
     name: str
     paragraphs: tuple[str, ...]
@@ -81,64 +79,57 @@ class Page:
 
 def library(files: str) -> list[Page]:
     """The standard library without its tests, and the language reference; nothing is said twice."""
-    root = Path(sysconfig.get_path("stdlib"))
-    found = [p for p in sorted(root.glob(files)) if not {"site-packages", "test", "tests"} & set(p.parts)]
-    pages = [page(".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"), p) for p in found]
+    root, apart = Path(sysconfig.get_path("stdlib")), {"site-packages", "test", "tests", "idle_test"}
+    paths = [path for path in sorted(root.glob(files)) if not apart & set(path.relative_to(root).parts)]
+    pages = [page(".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"), p) for p in paths]
     pages += [Page(f"topics.{name}", tuple(paragraphs(text))) for name, text in sorted(topics.items())]
-    said: set[str] = set()
-    for i, each in enumerate(pages):
-        fresh = tuple(p for p in dict.fromkeys(each.paragraphs) if p not in said)
-        said.update(fresh)
-        pages[i] = Page(each.name, fresh, each.answers)
-    return pages
+    first = {paragraph: each.name for each in reversed(pages) for paragraph in each.paragraphs}
+    return [
+        Page(each.name, tuple(p for p in dict.fromkeys(each.paragraphs) if first[p] == each.name), each.answers)
+        for each in pages
+    ]
 
 
 def page(name: str, path: Path) -> Page:
     """A module's docstrings, each below the name of what it describes, then its longer comments."""
     with tokenize.open(path) as file:
         source = file.read()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old modules have old escapes
-        described = list(docstrings(ast.parse(source), name))
-    text = [f"{each}\n\n{docstring}" for each, docstring in described]
+    with warnings.catch_warnings(action="ignore"):  # old modules have old escapes
+        described = dict(docstrings(ast.parse(source), name))
+    text = [f"{name}\n\n{docstring}" for name, docstring in described.items()]
     text += [re.sub(r"(?m)^\s*# ?", "", block) for block in re.findall(r"(?m)(?:^[ \t]*# .*\n){2,}", source)]
-    answers = ((each, first_sentence(text)) for each, text in described if "._" not in f".{each}")
+    public = {name: " ".join(text.split("\n\n")[0].split()) for name, text in described.items() if "._" not in name}
+    answers = [(name, re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0]) for name, text in public.items()]
     whole = tuple(paragraph for part in text for paragraph in paragraphs(part))
-    return Page(name, whole, tuple((each, answer) for each, answer in answers if 15 < len(answer) < 200))
+    return Page(name, whole, tuple(pair for pair in answers if 15 < len(pair[1]) < 200))
 
 
-def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[tuple[str, str]]:
+def docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """`statistics.mean` and what its docstring says; classes with their methods."""
-    if text := ast.get_docstring(node):
-        yield name, text
-    for child in node.body if isinstance(node, ast.Module | ast.ClassDef) else ():
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from docstrings(child, f"{name}.{child.name}")
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if text := ast.get_docstring(node):
+            yield name, text
+        for child in node.body if isinstance(node, ast.Module | ast.ClassDef) else ():
+            yield from docstrings(child, f"{name}.{getattr(child, 'name', '')}")
 
 
 def paragraphs(text: str) -> Iterator[str]:
     """Prose comes on one line each; what is indented, as code is, stays as it is; rulers and tables of signs go."""
     for part in re.split(r"\n\s*\n", text.strip()):
         verbatim = re.search(r"(?m)^(  |>>>|\.\.\.)", part)
-        if sum(character.isalnum() for character in part) > 0.5 * len(part):
+        if sum(character.isalnum() for character in part) > 0.4 * len(part):
             yield part.rstrip() if verbatim else " ".join(part.split())
-
-
-def first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(text.split("\n\n")[0].split()))[0]
 
 
 def documents(pages: list[Page], chance: np.random.Generator) -> list[str]:
     """What is trained on: pages, and each answer once, in the form of a chat."""
-    text = ["\n\n".join(each.paragraphs) for each in pages]
-    for name, answer in (pair for each in pages for pair in each.answers):
-        question = str(chance.choice(QUESTIONS)).format(name)
-        turns = ("user", question), ("assistant", answer)
-        text.append("".join(f"{CHAT_BEGIN}{role}\n{words}{CHAT_END}\n" for role, words in turns))
-    return text
-
-
-# The tokenizer -------------------------------------------------------------------------------------------------------
+    chats = [
+        f"{CHAT_BEGIN}user\n{str(chance.choice(QUESTIONS)).format(name)}{CHAT_END}\n"
+        f"{CHAT_BEGIN}assistant\n{answer}{CHAT_END}\n"
+        for each in pages
+        for name, answer in each.answers
+    ]
+    return ["\n\n".join(each.paragraphs) for each in pages] + chats
 
 
 def train_tokenizer(text: list[str], size: int) -> Tokenizer:
@@ -162,13 +153,10 @@ def windows(tokenizer: Tokenizer, text: list[str]) -> np.ndarray:
     return np.array(ids[: len(ids) // WINDOW * WINDOW]).reshape(-1, WINDOW)
 
 
-# The model -----------------------------------------------------------------------------------------------------------
-
-
 def llama(size: Size) -> LlamaForCausalLM:
     """Four heads of 64, two of keys and values; the output layer is the embedding."""
     config = LlamaConfig(
-        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.neurons,
+        vocab_size=size.vocabulary, hidden_size=256, intermediate_size=size.neurons,
         num_hidden_layers=size.layers, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
         max_position_embeddings=WINDOW, rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
@@ -199,11 +187,6 @@ def steps_in(minutes: float, model: LlamaForCausalLM, seen: np.ndarray) -> int:
     return max(1, int(minutes * 60 / ((time.monotonic() - started) / 3)))
 
 
-def shuffled(seen: np.ndarray) -> Callable[[int], list[Batch]]:
-    """The windows in another order in each epoch."""
-    return lambda epoch: batches({"ids": seen[np.random.default_rng(epoch).permutation(len(seen))]}, BATCH)
-
-
 def reply(model: LlamaForCausalLM, tokenizer: Tokenizer, question: str) -> str:
     """The likeliest answer, token by token."""
     prompt = tokenizer.encode(f"{CHAT_BEGIN}user\n{question}{CHAT_END}\n{CHAT_BEGIN}assistant\n").ids
@@ -212,25 +195,28 @@ def reply(model: LlamaForCausalLM, tokenizer: Tokenizer, question: str) -> str:
 
 
 def make(folder: Path, size: Size, *, steps: int = 0, minutes: float = 10.0) -> tuple[float, float]:
-    """Train for `steps`, or for `minutes`, and write the folder; returns the unseen text's perplexity before and after."""
-    unfinished = folder / "training"
+    """Train for `steps`, or else for `minutes`, and write the folder; returns unseen perplexity before and after."""
     pages, chance = library(size.files), np.random.default_rng(0)
     text = documents([each for each in pages if not each.unseen], chance)
-    unseen = [p for each in pages if each.unseen for p in each.paragraphs if 80 < len(p) < 800 and "\n" not in p]
+    learnt, unseen = "\n".join(text), [p for each in pages if each.unseen for p in each.paragraphs]
+    unseen = [p for p in unseen if 80 < len(p) < 800 and "\n" not in p and p not in learnt]
     tokenizer = train_tokenizer(text, size.vocabulary)
     seen, held, model = windows(tokenizer, text), windows(tokenizer, unseen), llama(size)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{millions:.1f} M parameters, {seen.size:,} tokens to learn from, {len(unseen)} unseen texts")
 
+    unfinished = folder / "training"
     unfinished.mkdir(parents=True, exist_ok=True)
-    plan = unfinished / "steps"  # what is decided by the clock is decided once: a run that goes on has the same plan
-    if not plan.exists():
+    plan = unfinished / "steps"  # what the clock decides it decides once, and a run that goes on has the same plan
+    if steps or not plan.exists():
         plan.write_text(str(steps or steps_in(minutes, model, seen)), encoding="utf-8")
-    planned = int(plan.read_text(encoding="utf-8"))
-    training = Training(epochs=planned, steps=planned, rate=2e-3, warmup=0.05, weight_decay=0.1)
+    steps = int(plan.read_text(encoding="utf-8"))
+    epochs = math.ceil(steps / math.ceil(len(seen) / BATCH))
+    orders = [np.random.default_rng(epoch).permutation(len(seen)) for epoch in range(epochs)]
     before = perplexity(model, held)
     with progress() as tell:
-        train(model, loss, Data(training=shuffled(seen), checkpoints=unfinished, tell=tell), training, who="tinyllm")
+        data = Data(training=lambda i: batches({"ids": seen[orders[i]]}, BATCH), checkpoints=unfinished, tell=tell)
+        train(model, loss, data, Training(epochs, steps, rate=1e-3, warmup=0.05, weight_decay=0.1), who="tinyllm")
     after = perplexity(model, held)
 
     model.save_pretrained(folder)
@@ -246,14 +232,19 @@ def make(folder: Path, size: Size, *, steps: int = 0, minutes: float = 10.0) -> 
     return before, after
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
+    """What the command line calls; ends with exit code 2 where the folder is somebody else's."""
     parser = argparse.ArgumentParser(description="Train a small Llama on the prose of Python's standard library.")
     parser.add_argument("folder", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to train (default: 10)")
     parser.add_argument("--steps", type=int, default=0, help="how many steps to train, instead of minutes")
     parser.add_argument("--small", action="store_true", help="1 M parameters and 60 steps, to try things with")
-    given = parser.parse_args()
-    if given.folder.is_dir() and any(given.folder.iterdir()) and not (given.folder / "training").is_dir():
+    given = parser.parse_args(arguments)
+    if given.folder.exists() and any(given.folder.iterdir()) and not (given.folder / "training").is_dir():
         parser.error(f"{given.folder} is not empty; name another folder, or remove it")
-    small = given.small
-    make(given.folder, SMALL if small else FULL, steps=given.steps or 60 * small, minutes=given.minutes)
+    size = SMALL if given.small else FULL
+    make(given.folder, size, steps=given.steps or 60 * given.small, minutes=given.minutes)
+
+
+if __name__ == "__main__":
+    main()
