@@ -97,6 +97,12 @@ def digits_sample() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def tinyllm_sample() -> ModuleType:
+    """The module `samples/tinyllm/train.py`: `library()`, `documents()`, `make()`, `SMALL`, `FULL`, `main()`."""
+    return import_file(ROOT / "samples" / "tinyllm" / "train.py", "tinyllm_sample")
+
+
+@pytest.fixture(scope="session")
 def digits_weights(digits_sample: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A safetensors file: the sample's network after its own training, half a minute long."""
     from safetensors.torch import save_file
