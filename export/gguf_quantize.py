@@ -14,8 +14,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ..runtime.errors import MissingExtra, ModelError, UnknownName, UnsupportedError
-from ..runtime.ggml_log import logged, reason
+from ..runtime.errors import ModelError, UnknownName, UnsupportedError
+from ..runtime.llama import library, listening, log, reason
 from .gguf_write import FLOATS
 
 # Types of a whole file, by llama.cpp's number: most of them give some tensors more bits than others.
@@ -71,11 +71,9 @@ def plan(source: Path, type: str, *, types: Mapping[str, str] | None = None, imp
     number = file_type(type)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
     matrix = {name: np.ones(int(t.shape[0]), np.float32) for name, t in stored.items()} if importance else {}
-    with logged() as log:
-        failed = _run(source, Path(), number, _overrides(types or {}, stored), matrix, dry=True)
-        text = "".join(log)
-    if failed:
-        raise ModelError(f"{source} cannot be quantized: {reason(log, 'llama.cpp gives no reason')}")
+    if _run(source, Path(), number, _overrides(types or {}, stored), matrix, dry=True):
+        raise ModelError(f"{source} cannot be quantized: {reason()}")
+    text = log()
     becomes = dict(re.findall(r"\] +(\S+) +- \[[^\]]*\], type = +\w+, size = [^\n]*\((\w+)\)", text))
     wanted = dict(re.findall(r"warning: (\S+) +- ncols +\d+ not divisible by +\d+ \(required for type +(\w+)\)", text))
     return [_planned(tensor, becomes.get(name), wanted.get(name)) for name, tensor in stored.items()]
@@ -100,14 +98,11 @@ def quantize(
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
     _refuse_misfits(importance or {}, stored)
     planned = plan(source, type, types=types, importance=bool(importance))
-    with logged() as log:
-        failed = _run(source, target, number, _overrides(types or {}, stored), importance or {}, threads=threads)
-    if failed:
+    if _run(source, target, number, _overrides(types or {}, stored), importance or {}, threads=threads):
         target.unlink(missing_ok=True)
-        why = reason(log, "llama.cpp gives no reason")
-        if "imatrix" in why or "importance matrix" in why:
+        if "imatrix" in log() or "importance matrix" in log():
             raise UnsupportedError(f"{type} needs to know which inputs matter; give it text: --data texts.txt")
-        raise ModelError(f"{source} cannot be quantized to {type}: {why}")
+        raise ModelError(f"{source} cannot be quantized to {type}: {reason()}")
     written = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
     for one in planned:
         if written.get(one.name) != one.type:
@@ -163,12 +158,8 @@ def _run(
     threads: int = 0,
 ) -> bool:
     """Whether llama.cpp's function failed. What the structs point to is held here until it returns."""
-    try:
-        import llama_cpp
-        import llama_cpp.llama_cpp as low
-    except ImportError as error:
-        raise MissingExtra("llama_cpp", "gguf") from error
-    params = llama_cpp.llama_model_quantize_default_params()
+    low = library()
+    params = low.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.dry_run, params.max_buf_size = number, threads, dry, _BUFFER
     if overrides:
         last = low.llama_model_tensor_override(None, 0)
@@ -182,4 +173,5 @@ def _run(
         rows.append(low.llama_model_imatrix_data(None, None, 0))
         matrix = (low.llama_model_imatrix_data * len(rows))(*rows)
         params.imatrix = ctypes.cast(matrix, ctypes.POINTER(low.llama_model_imatrix_data))
-    return bool(llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.pointer(params)))
+    listening()
+    return bool(low.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.pointer(params)))

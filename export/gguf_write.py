@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import ModelError, UnsupportedError, UsageError
+from ..runtime.ggml import NORMALIZE
+from ..runtime.language import UNICODE
 from .gguf_architectures import Architecture, find_architecture, rotary_factors, settings
 from .gguf_tokenizer import Vocabulary, read_vocabulary
 from .shards import Tensors
@@ -28,8 +30,6 @@ DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # Tables that llama.cpp adds to what it reads from another: they stay float32, as vectors do.
 _KEPT = ("position_embd.weight", "token_types.weight")
 ROTARY = "rope_freqs.weight"
-# Ours: what llama.cpp leaves out, and the runtime does: a normal form of Unicode, and embeddings of length 1.
-UNICODE, NORMALIZE = "edgepress.unicode_normalization", "edgepress.normalize"
 _POOLING = {"": gguf.PoolingType.NONE, "mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS}
 
 

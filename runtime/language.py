@@ -5,6 +5,7 @@ of its cache. A stream that is not read to its end leaves the model as it was. N
 fit into the context is an error that says what does.
 """
 
+import unicodedata
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from .ggml import GgmlEngine
 from .sampling import Sampler, Sampling, as_grammar
 from .session import LoadedModel
 from .stream import characters, until
+
+# Ours: the normal form that text takes before it is split.
+UNICODE = "edgepress.unicode_normalization"
+_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,16 @@ class LanguageModel(LoadedModel):
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text; `special` adds those that the file wants at its begin and end.
 
-        Markers such as `<|im_end|>` are read as the tokens that they name. Raises UsageError for a text that is no
-        Unicode, and for a file without a tokenizer.
+        Markers such as `<|im_end|>` are read as the tokens that they name. The text is brought into the normal form of
+        Unicode that the file says its tokenizer wants (Qwen: NFC), for llama.cpp does not. Raises UsageError for a text
+        that is no Unicode, and for a file without a tokenizer.
         """
         if self.engine.file.metadata.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
             raise UsageError(f"{self.artifact.path} has no tokenizer; it takes token ids only")
+        form = self.engine.file.metadata.get(UNICODE, "")
         try:
-            return self.engine.model.tokens(text, special=special)
+            normal = unicodedata.normalize(form, text) if form in _FORMS else text
+            return self.engine.model.tokens(normal, special=special)
         except UnicodeEncodeError as error:
             raise UsageError(f"the text cannot be written in UTF-8 at character {error.start}") from error
 

@@ -43,13 +43,20 @@ def library() -> Any:
 
 
 def _listen(level: int, text: bytes, _: Any) -> None:
-    if level == _ERROR_LEVEL and text:
-        _said.__dict__.setdefault("lines", []).append(text.decode("utf-8", "replace").strip())
+    words = text.decode("utf-8", "replace") if text else ""
+    _said.__dict__.setdefault("log", []).append(words)
+    if level == _ERROR_LEVEL:
+        _said.__dict__.setdefault("lines", []).append(words.strip())
 
 
 def listening() -> None:
     """Forget what this thread's earlier calls said."""
-    _said.lines = []
+    _said.lines, _said.log = [], []
+
+
+def log() -> str:
+    """All that llama.cpp logged in this thread since `listening`."""
+    return "".join(_said.__dict__.get("log", []))
 
 
 def reason() -> str:

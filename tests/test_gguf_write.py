@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from edgepress.export.gguf_architectures import ARCHITECTURES
 from edgepress.export.gguf_write import FLOATS, stored_type, write_gguf
 from edgepress.export.shards import SINGLE, read_shards
 from edgepress.runtime.errors import EdgepressError, ModelError, UnsupportedError, UsageError
-from edgepress.runtime.ggml_log import logged
+from edgepress.runtime.ggml import start
 
 from .tiny_decoders import write_decoder
 
@@ -25,18 +24,9 @@ DECODERS = [kind for kind in ARCHITECTURES if kind != "bert"]
 NEAR = dict.fromkeys(DECODERS, 1e-5) | {"gpt2": 1e-3, "gemma": 5e-3, "gemma2": 5e-3, "gemma3_text": 5e-3}
 
 
-def opened(path: Path) -> llama_cpp.Llama:
-    """The file in llama.cpp, with a float32 cache."""
-    with logged():
-        return llama_cpp.Llama(
-            str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False
-        )
-
-
-def logits(session: llama_cpp.Llama, ids: list[int]) -> np.ndarray:
-    with logged():
-        session.eval(ids)
-    return np.array(session.scores[: len(ids)])
+def logits(path: Path, ids: list[int]) -> np.ndarray:
+    """What the runtime gives for one row of tokens, its cache in float32."""
+    return start(path, threads=1).run({"input_ids": np.array([ids])})["logits"][0]
 
 
 @pytest.fixture(scope="module", params=DECODERS)
@@ -53,7 +43,7 @@ def test_llama_cpp_computes_what_transformers_computes(written: tuple[str, Any, 
     ids = np.random.default_rng(0).integers(5, 500, 40).tolist()
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
-    found = logits(opened(path), ids)
+    found = logits(path, ids)
     assert np.abs(found - wanted).max() < NEAR[kind]
     assert (found.argmax(-1) == wanted.argmax(-1)).all()
 
@@ -87,7 +77,7 @@ def test_llama_3_1_scales_its_rotary_frequencies(tmp_path: Path):
     ids = np.random.default_rng(0).integers(5, 500, 60).tolist()
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
-    assert np.abs(logits(opened(tmp_path / "model.gguf"), ids) - wanted).max() < 1e-5
+    assert np.abs(logits(tmp_path / "model.gguf", ids) - wanted).max() < 1e-5
 
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -102,7 +92,7 @@ def test_linear_and_yarn_scaling_are_kept(tmp_path: Path, scaling: dict[str, Any
     ids = np.random.default_rng(0).integers(5, 500, 60).tolist()
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
-    assert np.abs(logits(opened(tmp_path / "model.gguf"), ids) - wanted).max() < 1e-4
+    assert np.abs(logits(tmp_path / "model.gguf", ids) - wanted).max() < 1e-4
 
 
 def test_a_window_that_llama_cpp_does_not_have_cuts_the_context(tmp_path: Path):
