@@ -130,7 +130,10 @@ def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(folder: Path):
     ("settings", "said"),
     [
         ({"model_type": "mamba"}, "has the model_type 'mamba'; those that can be read: albert, bert, "),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "is a LlamaForSequenceClassification; expected a causal"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "is a LlamaForSequenceClassification; expected a causal",
+        ),
         ({"scale_attn_by_inverse_layer_idx": True}, "scales attention by the index of its layer"),
     ],
 )
