@@ -54,7 +54,7 @@ def read_decoder(folder: Path, texts: Path | None) -> Task:
     """
     config, weights = read_config(folder, DECODERS), weight_files(folder)
     tokenizer = read_vocabulary(folder, config)
-    module = TextDecoder(_module(folder, config))
+    module = TextDecoder(_module(folder, config)).eval()
     longest = config.max_position_embeddings
     length = min(_WINDOW, longest)
     windows = [] if texts is None else _windows(tokenizer, texts, length)

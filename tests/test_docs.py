@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .tiny_decoders import write_decoder
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 # Pages that go on from what another one leaves.
@@ -74,11 +76,12 @@ def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: 
 
 
 def _started(folder: Path, digits_task: Path, minilm: Path) -> Path:
-    """What a reader has: the sample (its training done already), the encoder's folder, and lines of text."""
+    """What a reader has: the sample (its training done already), folders of an encoder and a decoder, lines of text."""
     sample = folder / "samples" / "digits" / "task.py"
     sample.parent.mkdir(parents=True)
     sample.write_text(digits_task.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm, target_is_directory=True)
+    write_decoder(folder / "tiny-llama")
     lines = (Path(os.__file__).parent / "argparse.py").read_text(encoding="utf-8").splitlines()
     texts = [line.strip(" #") for line in lines if line.count(" ") > 12 and line.strip().startswith("#")]
     (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
