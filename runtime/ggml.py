@@ -168,9 +168,8 @@ def _embedding_runner(
     def run(inputs: Arrays) -> dict[str, np.ndarray]:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if ids.shape != mask.shape:
-            raise PortError(
-                f"input_ids has the shape {list(ids.shape)}, attention_mask {list(mask.shape)}; expected the same"
-            )
+            shapes = f"input_ids is {list(ids.shape)}, attention_mask {list(mask.shape)}"
+            raise PortError(f"{shapes}; expected the same shape")
         empty = np.flatnonzero(~mask.any(axis=1)) if mask.size else np.arange(len(ids))
         if len(empty):
             raise PortError(f"row {empty[0]} has no token that attention_mask leaves; expected at least 1")

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,32 @@ from .chat import render
 from .errors import EngineError, UsageError
 from .ggml import GgmlEngine
 from .sampling import Sampler, Sampling, as_grammar
-from .session import LoadedModel
+from .session import LoadedModel, load
 from .stream import characters, until
 
 # Ours: the normal form that text takes before it is split.
 UNICODE = "edgepress.unicode_normalization"
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+def load_language(
+    path: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the field's word
+    threads: int | None = None,
+    verify: bool = True,
+    context: int | None = None,
+    cache: str | None = None,
+) -> "LanguageModel":
+    """`load` for those who want text: the same settings, and UsageError where the file is no language model.
+
+    >>> load_language("tiny.gguf", cache="q8_0").context
+    256
+    """
+    model = load(path, format=format, threads=threads, verify=verify, context=context, cache=cache)
+    if not isinstance(model, LanguageModel):
+        raise UsageError(f"{path} is in the format {model.artifact.format}; expected a language model: a GGUF file")
+    return model
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class LanguageModel(LoadedModel):
             raise UsageError(f"the text cannot be written in UTF-8 at character {error.start}") from error
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """The text of ids; `special` writes markers out, which else say nothing. Raises UsageError for an unknown one."""
+        """The text of ids; `special` writes out the markers, else silent. Raises UsageError for an unknown one."""
         most = self.engine.model.words
         for token in tokens:
             if not 0 <= token < most:

