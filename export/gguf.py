@@ -6,14 +6,15 @@ module (`write`). Both then take llama.cpp's own types, where the model asks for
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.artifact import Artifact, Step, describe
 from ..runtime.errors import UnsupportedError, UsageError
@@ -23,7 +24,7 @@ from .gguf_write import DTYPES, FLOATS, UNPOOLED, Pooled, write_gguf
 from .model import FLOATING, Ggml, Model
 from .shards import Shards, Tensors
 
-FILE = "model.gguf"
+FILE, RAW = "model.gguf", "raw.gguf"
 Tell = Callable[[str], None]
 
 
@@ -32,6 +33,28 @@ def write(model: Model, folder: Path) -> Path:
 
     Raises UnsupportedError where the module is none of transformers', or where a pass left what GGUF cannot say.
     """
+    with _laid_out(model, folder) as (tensors, beside, pooled):
+        _write(tensors, beside, folder / FILE, model.ggml, pooled)
+    return folder / FILE
+
+
+def raw(model: Model, folder: Path) -> Path:
+    """The model's floats as they are, to be quantized in one way or another."""
+    with _laid_out(model, folder) as (tensors, beside, pooled):
+        write_gguf(tensors, beside, folder / RAW, pooled=pooled)
+    return folder / RAW
+
+
+def hollow(model: Model, folder: Path) -> Path:
+    """A file of the model's shapes without its weights, to plan with."""
+    with _laid_out(model, folder) as (tensors, beside, pooled):
+        write_gguf(tensors, beside, folder / RAW, pooled=pooled, hollow=True)
+    return folder / RAW
+
+
+@contextmanager
+def _laid_out(model: Model, folder: Path) -> Iterator[tuple["Module", Path, Pooled]]:
+    """The model as tensors, a folder with its tokenizer and configuration, and how it pools."""
     inner = next((part for name in ("decoder", "encoder") if (part := getattr(model.module, name, None))), None)
     if inner is None or not hasattr(inner, "config"):
         raise UnsupportedError(f"{model.name} cannot be written as GGUF; expected a Hugging Face folder as the model")
@@ -41,8 +64,7 @@ def write(model: Model, folder: Path) -> Path:
             (Path(beside) / name).write_bytes(content)
         (Path(beside) / "config.json").write_text(json.dumps(tensors.config), encoding="utf-8")
         pooled = Pooled(getattr(model.module, "pooling", ""), bool(getattr(model.module, "normalize", False)))
-        _write(tensors, Path(beside), folder / FILE, model.ggml, pooled)
-    return folder / FILE
+        yield tensors, Path(beside), pooled
 
 
 @dataclass(frozen=True)
@@ -61,14 +83,18 @@ class Module:
         for name, part in self.module.named_modules():
             if type(part).__module__.startswith("edgepress"):
                 raise UnsupportedError(f"{name} is a {type(part).__name__}, which GGUF cannot say; leave that pass out")
-        return {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        return {name: tuple(self.read(name).shape) for name in self.module.state_dict()}
 
     @property
     def dtypes(self) -> Mapping[str, str]:
         return {name: DTYPES.get(t.dtype, str(t.dtype)) for name, t in self.module.state_dict().items()}
 
     def read(self, name: str) -> Tensor:
-        return self.module.state_dict()[name].detach()
+        """GPT-2's own layers hold their weights as [in, out]; where a Linear took their place they are turned back."""
+        tensor = self.module.state_dict()[name].detach()
+        layer, _, kind = name.rpartition(".")
+        turned = kind == "weight" and layer != "lm_head" and isinstance(self.module.get_submodule(layer), nn.Linear)
+        return tensor.T if turned and self.module.config.model_type == "gpt2" else tensor
 
 
 def _write(
@@ -83,10 +109,10 @@ def _write(
         write_gguf(tensors, tokenizer, path, type=ggml.type, pooled=pooled, tell=tell)
         return []
     with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-        raw = Path(beside) / FILE
-        write_gguf(tensors, tokenizer, raw, pooled=pooled, tell=tell)
+        floats = Path(beside) / RAW
+        write_gguf(tensors, tokenizer, floats, pooled=pooled, tell=tell)
         tell(f"quantizing to {ggml.type}")
-        return quantize(raw, path, ggml.type, types=ggml.types, importance=ggml.importance)
+        return quantize(floats, path, ggml.type, types=ggml.types, importance=ggml.importance)
 
 
 def export_folder(

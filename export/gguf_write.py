@@ -111,7 +111,7 @@ def plan_parts(tensors: Tensors, architecture: Architecture, type: str) -> list[
     """What the file will hold, in the order in which it is written; nothing is read yet."""
     if type not in FLOATS:
         raise UsageError(f"a GGUF file is written as one of {', '.join(FLOATS)}, not {type!r}")
-    names = _names(tensors, architecture)
+    names = part_names(tensors, architecture)
     _refuse_missing(names, tensors, architecture)
     parts = []
     for source, name in names.items():
@@ -124,7 +124,7 @@ def plan_parts(tensors: Tensors, architecture: Architecture, type: str) -> list[
     return parts
 
 
-def _names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
+def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
     """Each tensor's name in the file, by its own; without those that are computed without."""
     config = tensors.config
     blocks = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
