@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         engine = start(Path(path), threads=1)
         tokens = [0]
-        if engine.file.metadata.get("tokenizer.ggml.model", "none") not in ("none", "no_vocab"):
+        if engine.file.has_tokenizer:
             tokens = engine.model.tokens(_TEXT)[:8] or tokens
             engine.model.text(tokens, special=True)
         ids = np.array([tokens[: engine.model.trained_context]], np.int64)

@@ -95,6 +95,11 @@ class GgufFile:
         name = self.metadata.get("general.architecture", "")
         return name if isinstance(name, str) else ""
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """False for a file that takes ids only."""
+        return self.metadata.get("tokenizer.ggml.model", "none") not in ("none", "no_vocab")
+
     def setting(self, name: str, default: Any = None) -> Any:
         """The architecture's own value: `setting("context_length")` is that of `llama.context_length`."""
         return self.metadata.get(f"{self.architecture}.{name}", default)

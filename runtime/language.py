@@ -74,8 +74,7 @@ class LanguageModel(LoadedModel):
         Unicode that the file says its tokenizer wants (Qwen: NFC), for llama.cpp does not. Raises UsageError for a text
         that is no Unicode, and for a file without a tokenizer.
         """
-        if self.engine.file.metadata.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
-            raise UsageError(f"{self.artifact.path} has no tokenizer; it takes token ids only")
+        self._require_tokenizer()
         form = self.engine.file.metadata.get(UNICODE, "")
         try:
             normal = unicodedata.normalize(form, text) if form in _FORMS else text
@@ -85,6 +84,7 @@ class LanguageModel(LoadedModel):
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of ids; `special` writes out the markers, else silent. Raises UsageError for an unknown one."""
+        self._require_tokenizer()
         most = self.engine.model.words
         for token in tokens:
             if not 0 <= token < most:
@@ -162,6 +162,10 @@ class LanguageModel(LoadedModel):
                 raise UsageError(f"text {index} has {len(tokens)} tokens; 1 to {most} fit")
         rows = [self.engine.pool(tokens) for tokens in ids]
         return np.stack(rows) if rows else np.empty((0, self.engine.model.width), np.float32)
+
+    def _require_tokenizer(self) -> None:
+        if not self.engine.file.has_tokenizer:
+            raise UsageError(f"{self.artifact.path} has no tokenizer; it takes token ids only")
 
     def _template(self) -> str:
         found = self.engine.file.metadata.get("tokenizer.chat_template", "")

@@ -25,6 +25,8 @@ from .llama import Model, library, listening, reason
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _DEEPEST = 500  # brackets within brackets; the parser calls itself for each
 _stderr = threading.Lock()
+# llama-cpp-python's rule for a character of a string lets control characters through, which JSON does not have.
+_LOOSE, _STRICT = r'[^"\\] |', r'[^"\\\x7F\x00-\x1F] |'
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def as_grammar(grammar: str | None, schema: Mapping[str, Any] | None) -> str | N
         text = json.dumps(schema)
         if '"$ref": "http' in text:
             raise UsageError("the schema refers to another one by $ref over the network; write it into this one")
-        return json_schema_to_gbnf(text)
+        return json_schema_to_gbnf(text).replace(_LOOSE, _STRICT)
     except (ValueError, TypeError, KeyError, AssertionError, AttributeError, IndexError, RecursionError) as error:
         raise UsageError(f"the schema cannot be made a grammar: {type(error).__name__} {error}".strip()) from error
 

@@ -178,11 +178,11 @@ def test_a_prompt_that_does_not_fit_says_what_does(llama):
 def test_a_context_that_is_full_is_an_error_after_the_text_that_fits(llama):
     model = load_language(llama[0], threads=1, context=32, verify=False)
     left = 32 - len(model.tokenize(PROMPT))
-    text, stream = "", model.generate(PROMPT, grammar="root ::= [a]{1000}")
+    whole = list(model.generate(PROMPT, max_tokens=left, grammar="root ::= [a]{1000}"))
+    stream = model.generate(PROMPT, grammar="root ::= [a]{1000}")
+    assert [next(stream) for _ in whole] == whole
     with pytest.raises(EngineError, match=rf"the context of 32 tokens is full: .* of the prompt, {left} of the answer"):
-        for piece in stream:
-            text += piece
-    assert text == "".join(model.generate(PROMPT, max_tokens=left, grammar="root ::= [a]{1000}"))
+        next(stream)
 
 
 def test_a_stream_that_is_closed_or_forgotten_leaves_the_model_usable(model: LanguageModel):
@@ -202,11 +202,15 @@ def test_a_stream_that_is_closed_or_forgotten_leaves_the_model_usable(model: Lan
 
 def test_an_interrupt_ends_a_stream_and_leaves_the_model_usable(model: LanguageModel):
     whole, seen = list(model.generate(PROMPT, max_tokens=12)), []
-    with pytest.raises(KeyboardInterrupt):
+
+    def read() -> None:
         for piece in model.generate(PROMPT, max_tokens=100):
             seen.append(piece)
             if len(seen) == 3:
                 signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
     assert seen == whole[:3]
     assert list(model.generate(PROMPT, max_tokens=12)) == whole
 
