@@ -167,8 +167,9 @@ def test_the_small_llama_was_not_trained_on_the_texts_that_it_is_judged_by(
 def test_what_the_library_says_is_cut_into_pages_and_answers(tinyllm_sample: ModuleType, tmp_path: Path):
     path = tmp_path / "m.py"
     path.write_text(
-        '"""A module,\nin two lines.\n\n>>> function()\n1\n"""\n\n# A comment\n# of two lines.\n\n# -----\n# -----\n\n\nclass C:\n'
-        '    def f(self):\n        """Return one. Or two."""\n\n    def _g(self):\n        """Hide something."""\n',
+        '"""A module,\nin two lines.\n\n>>> function()\n1\n"""\n\n# A comment\n# of two lines.\n\n# -----\n# -----\n\n'
+        '\nclass C:\n    def f(self):\n        """Return one. Or two."""\n\n'
+        '    def _g(self):\n        """Hide something."""\n',
         encoding="utf-8",
     )
     page = tinyllm_sample.page("m", path)

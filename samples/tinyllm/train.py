@@ -21,7 +21,7 @@ import time
 import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -167,7 +167,7 @@ def llama(size: Size) -> LlamaForCausalLM:
     return model
 
 
-def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """How surprising each next token is, in nats."""
     return model(input_ids=batch["ids"], labels=batch["ids"], use_cache=False).loss
 
