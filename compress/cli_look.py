@@ -147,19 +147,24 @@ def verify(artifacts: tuple[Path, ...], source: str | None, data: Path | None, o
     return FITS if found.passed else MISSED
 
 
-@options.example("edgepress inspect out/digits-int8")
+@options.example("edgepress inspect out/digits-int8\nedgepress inspect --gguf-plan Q4_K_M smollm")
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--gguf-plan", "kind", metavar="TYPE", help="What each tensor would become in a type of llama.cpp's.")
 @options.json
-def inspect(artifact: Path, as_json: bool) -> int:
+def inspect(artifact: Path, kind: str | None, as_json: bool) -> int:
     """Say what ARTIFACT is: ports, files, history, operators.
 
     ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family all members are told.
+    With --gguf-plan it is a Hugging Face folder, or a .gguf file of floats: nothing is written.
     """
     from ..runtime.family import is_family
     from . import show
     from .facts import artifact_facts, family_facts
 
+    if kind is not None:
+        _show_plan(artifact, kind, as_json)
+        return FITS
     if is_family(artifact):
         family = family_facts(artifact)
         click.echo(show.as_json(family)) if as_json else show.family_facts(family)
@@ -167,6 +172,17 @@ def inspect(artifact: Path, as_json: bool) -> int:
     facts = artifact_facts(artifact)
     click.echo(show.as_json(facts)) if as_json else show.facts(facts)
     return FITS
+
+
+def _show_plan(model: Path, kind: str, as_json: bool) -> None:
+    from . import show
+
+    with compressing():
+        from . import gguf_plan
+        from .gguf_folder import plan_model
+
+        planned = plan_model(model, kind)
+    click.echo(show.as_json(gguf_plan.to_facts(kind, planned))) if as_json else gguf_plan.render(kind, planned)
 
 
 def _score(task: str | None, data: Path | None, tell: Callable[[str], None]) -> Any:

@@ -108,20 +108,29 @@ def explain(
     return FITS
 
 
-@options.example("edgepress export samples/digits/task.py --to onnx,tflite --out out/digits")
+@options.example(
+    "edgepress export samples/digits/task.py --to onnx,tflite --out out/digits\n"
+    "edgepress export smollm --to gguf --type Q4_K_M --data texts.txt --out out/smollm"
+)
 @click.command()
 @click.argument("model")
 @click.option("--to", default="onnx", show_default=True, metavar="FORMAT,…",
               help="One format or several: onnx,tflite.")  # fmt: skip
+@click.option("--type", "type_", default="", metavar="TYPE",
+              help="GGUF: a type of llama.cpp's, as Q4_K_M; else floats as they are stored.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="GGUF: refuse types that a tensor's shape forces.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
 @options.data
 @options.lengths
 @options.force
-def export(model: str, to: str, out: Path, data: Path | None, lengths: str, force: bool) -> int:
+def export(
+    model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, force: bool
+) -> int:  # fmt: skip
     """Write MODEL as it is in another format, or in several.
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples. With several formats
-    the folder is a family: an artifact for each, and family.json.
+    the folder is a family: an artifact for each, and family.json. A Hugging Face folder becomes GGUF tensor by tensor,
+    in memory for one of them; --data tells llama.cpp's types which inputs matter.
     """
     from ..runtime.artifact import known_formats
     from ..runtime.family import write_family
@@ -137,6 +146,15 @@ def export(model: str, to: str, out: Path, data: Path | None, lengths: str, forc
         from .verify import verify
 
         formats, found = known_formats(to, EXPORTERS), None
+        if (type_ or strict) and formats != ("gguf",):
+            raise click.UsageError("--type and --strict go with --to gguf alone.")
+        if formats == ("gguf",) and Path(model).is_dir():
+            from .gguf_folder import convert
+
+            artifact, words = convert(Path(model), out, type_, data, strict=strict, force=force, tell=tell)
+            click.echo(f"written: {out} ({artifact.bytes:,} bytes of model)")
+            click.echo(words, nl=bool(words))
+            return FITS
         task = with_lengths(read_source(model, data), lengths)
         if formats == (to,):
             tell(f"exporting to {to}")

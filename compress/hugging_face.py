@@ -59,7 +59,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config, weights = read_config(folder, ENCODERS), weight_files(folder)
     tokenizer = _tokenizer(folder, config)
     module, labels = _module(folder, config)
-    pooling, normalize = _head(folder)
+    pooling, normalize = read_head(folder)
     return Checkpoint(module, tokenizer, labels, pooling, normalize, sha256(weights))
 
 
@@ -175,7 +175,7 @@ def refuse_unfilled(folder: Path, loaded: Any, *, may_miss: Sequence[str] = (), 
             raise ModelError(f"{found}; bring the config.json and the weights that were saved together")
 
 
-def _head(folder: Path) -> tuple[str, bool]:
+def read_head(folder: Path) -> tuple[str, bool]:
     """Pooling and normalization, as sentence-transformers writes them down; mean pooling where it wrote nothing."""
     with reading(folder / "modules.json"):
         modules = {m["type"].rpartition(".")[2]: folder / m["path"] for m in read_json(folder / "modules.json", list)}

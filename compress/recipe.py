@@ -24,7 +24,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "dynamic_int8": ("quantize", "DynamicInt8"),
     "packed_int8": ("packed", "PackedInt8"),
     "weight_only": ("quantize", "WeightOnly"),
-    "ggml": ("ggml", "GgmlTypes"),
+    "ggml": ("ggml_types", "GgmlTypes"),
     "float16": ("float16", "Float16"),
     "qat": ("qat", "Qat"),
     "distill": ("distill", "Distill"),

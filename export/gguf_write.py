@@ -211,7 +211,8 @@ def _body(
     tell: Callable[[str], None],
 ) -> None:
     for number, part in enumerate(parts):
-        tell(f"writing tensor {number + 1} of {len(parts)}")
+        if number % max(1, len(parts) // 10) == 0:
+            tell(f"writing tensor {number + 1} of {len(parts)}")
         writer.write_tensor_data(_stored(_changed(part, tensors, architecture), part.type))
 
 
