@@ -8,7 +8,8 @@ told in the error. Both free their memory when nobody holds them any longer.
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def reason() -> str:
     return (text if text and " " not in name else lines[0]).replace("error loading model: ", "")
 
 
+def _apart(make: Callable[[], Any]) -> tuple[Any, str]:
+    """What `make` gives, and why it gives nothing, from a thread of its own.
+
+    Python raises a Ctrl-C wherever the main thread runs Python, and while llama.cpp loads that is mostly in `_listen`,
+    whose exceptions C drops.
+    """
+
+    def call() -> tuple[Any, str]:
+        listening()
+        made = make()
+        return made, "" if made else reason()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
 class Model:
     """The weights and the vocabulary of a file.
 
@@ -80,10 +97,9 @@ class Model:
         lib = library()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
-        listening()
-        pointer = lib.llama_model_load_from_file(bytes(path), params)
+        pointer, why = _apart(lambda: lib.llama_model_load_from_file(bytes(path), params))
         if not pointer:
-            raise EngineError(f"llama.cpp cannot open {path}: {reason()}")
+            raise EngineError(f"llama.cpp cannot open {path}: {why}")
         weakref.finalize(self, lib.llama_model_free, pointer)
         self.pointer, self.path = pointer, path
         self.vocab = lib.llama_model_get_vocab(pointer)
@@ -153,10 +169,9 @@ class Context:
         params.offload_kqv = params.op_offload = False
         if not every and not pooled:
             params.n_outputs_max = 1
-        listening()
-        pointer = lib.llama_init_from_model(model.pointer, params)
+        pointer, why = _apart(lambda: lib.llama_init_from_model(model.pointer, params))
         if not pointer:
-            raise EngineError(f"llama.cpp cannot compute {model.path} with a cache in {cache}: {reason()}")
+            raise EngineError(f"llama.cpp cannot compute {model.path} with a cache in {cache}: {why}")
         weakref.finalize(self, _free_context, pointer, model)
         self.pointer, self.model, self.size, self.used = pointer, model, size, 0
 
