@@ -34,7 +34,9 @@ def render(kind: str, planned: Sequence[Planned]) -> None:
         table.add_row(one.name, shape, one.stored, one.type, f"{one.bits:.2f}", show_bytes(one.bytes), why)
     console = Console(highlight=False, width=max(100, Console().width))
     console.print(table)
-    console.print(f"{kind}: {show_bytes(_bytes(planned))}, {_bits(planned):.2f} bits a weight.{_forced(planned)}")
+    console.print(
+        f"{kind}: {show_bytes(_bytes(planned))}, {_bits(planned):.2f} bits a weight.{_forced(planned)}", soft_wrap=True
+    )
 
 
 def _forced(planned: Sequence[Planned]) -> str:

@@ -19,7 +19,7 @@ def test_facts_have_bits_a_weight_and_what_is_forced():
 
 def test_people_read_what_is_forced_and_what_would_be_better(capsys: pytest.CaptureFixture[str]):
     render("Q3_K_M", [PLAIN, FORCED])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "not Q3_K, for rows of 384: IQ4_NL errs less" in said
     assert "1 tensors get another type for the length of their rows, and IQ4_NL errs less at no more bytes" in said
     render("Q4_K_M", [PLAIN])
