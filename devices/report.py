@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+# Scores that are no shares, the less the better.
+_DISTANCES = ("kl", "perplexity")
 NONE = "—"  # not measured, or not comparable
 LEGEND = (
     "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
@@ -227,9 +229,13 @@ def _all_scores(row: Row, base: Row) -> str:
     words = []
     for name, value in (row.score or {}).items():
         known = row is not base and base.score and name in base.score
-        points = f" ({show_points(value - base.score[name])} points)" if known and base.score else ""
-        words.append(f"{name} {value:.4f}{points}")
+        moved = f" ({_moved(name, value - base.score[name])})" if known and base.score else ""
+        words.append(f"{name} {value:.4f}{moved}")
     return ", ".join(words)
+
+
+def _moved(name: str, change: float) -> str:
+    return f"{change:+.4f}" if name in _DISTANCES else f"{show_points(change)} points"
 
 
 def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,14 +60,18 @@ def run(block: Block, folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: Path):
+def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: Path, llama, minilm_gguf: Path):
     """Walk a page in the folder that belongs to it and to the pages it goes on from; each page is walked once."""
     folders: dict[str, Path] = {}
 
     def walk(page: str) -> Path:
         if page not in folders:
             before = [walk(other) for other in AFTER.get(page, ())]
-            folders[page] = before[0] if before else _started(tmp_path_factory.mktemp(page), digits_task, minilm)
+            folders[page] = (
+                before[0]
+                if before
+                else _started(tmp_path_factory.mktemp(page), digits_task, minilm, (llama[0], minilm_gguf))
+            )
             for block in blocks(page):
                 run(block, folders[page])
         return folders[page]
@@ -75,13 +79,15 @@ def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: 
     return walk
 
 
-def _started(folder: Path, digits_task: Path, minilm: Path) -> Path:
-    """What a reader has: the sample (its training done already), folders of an encoder and a decoder, lines of text."""
+def _started(folder: Path, digits_task: Path, minilm: Path, files: Sequence[Path]) -> Path:
+    """What a reader has: the sample (its training done already), an encoder's and a decoder's folder, text, GGUF files."""
     sample = folder / "samples" / "digits" / "task.py"
     sample.parent.mkdir(parents=True)
     sample.write_text(digits_task.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm, target_is_directory=True)
     write_decoder(folder / "tiny-llama")
+    for file in files:
+        (folder / file.name).symlink_to(file)
     lines = (Path(os.__file__).parent / "argparse.py").read_text(encoding="utf-8").splitlines()
     texts = [line.strip(" #") for line in lines if line.count(" ") > 12 and line.strip().startswith("#")]
     (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")

@@ -57,6 +57,7 @@ def test_where_nothing_is_installed_each_use_has_the_line_that_installs_it(bare)
     assert {use: state["install"] for use, state in bare["uses"].items()} == {
         "run, report, verify and inspect ONNX": "pip install 'edgepress'",
         "run, report, verify and inspect TFLite": "pip install 'edgepress[litert]'",
+        "run, report, verify and inspect GGUF": "pip install 'edgepress[gguf]'",
         "run a text model on text": "pip install 'edgepress[text]'",
         "compress and export": "pip install 'edgepress[compress]'",
         "export to TFLite": "pip install 'edgepress[tflite]'",

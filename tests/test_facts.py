@@ -103,6 +103,18 @@ def test_a_tflite_file_tells_its_operators_without_the_onnx_package(tmp_path: Pa
     assert facts["inputs"] == ["x float32[1, 3]"]
 
 
+def test_a_gguf_file_tells_its_network_and_its_types(llama, minilm_gguf: Path):
+    facts = artifact_facts(llama[0])
+    told = {name: facts[name] for name in ("architecture", "parameters", "context length", "vocabulary")}
+    weights = sum(weight.numel() for weight in llama[1].state_dict().values())
+    assert told == {"architecture": "llama", "parameters": weights, "context length": 256, "vocabulary": 512}
+    assert facts["tensors"] == {"F32": {"tensors": len(llama[1].state_dict()), "bytes": 4 * weights}}
+    assert (facts["bits per weight"], facts["chat template"]) == (32.0, "yes")
+    assert "operators" not in facts
+    assert artifact_facts(minilm_gguf)["chat template"] == "no"
+    json.dumps(facts)
+
+
 def test_what_a_file_needs_is_told(artifact: Path):
     assert "needs" not in artifact_facts(artifact)
     write_manifest(replace(read_artifact(artifact), needs={"lengths": {"batch": [1]}}))

@@ -29,8 +29,10 @@ MAY_OPEN_CONNECTIONS: set[str] = set()
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 HEAVY = {
     "ai_edge_litert",
+    "gguf",
     "jax",
     "litert_torch",
+    "llama_cpp",
     "matplotlib",
     "onnx",
     "onnx_ir",

@@ -4,6 +4,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -46,6 +47,19 @@ def test_blocks_of_8_bits_are_int8(model: Model, tmp_path: Path) -> None:
 
 def test_a_bare_file_has_a_precision_too(linear: Path) -> None:
     assert precision_of(read_artifact(linear)) == "float32"
+
+
+def test_a_gguf_file_has_that_of_its_tables(llama, tmp_path: Path) -> None:
+    import gguf
+
+    from .tiny_gguf import write
+
+    assert precision_of(read_artifact(llama[0])) == "float32"
+    rows = np.ones((2, 256), np.float32)
+    for kind, precision in (("F16", "float16"), ("Q8_0", "int8"), ("Q4_0", "int4"), ("Q5_1", "int4")):
+        table = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[kind])
+        path = write(tmp_path / "m.gguf", "small", {}, {"v": rows[0], "t": table}, t=gguf.GGMLQuantizationType[kind])
+        assert precision_of(read_artifact(path)) == precision
 
 
 def test_without_the_package_that_reads_it_the_manifest_tells_whether_there_are_integers(

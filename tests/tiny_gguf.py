@@ -122,8 +122,10 @@ def write_bert(path: Path, folder: Path, weights: Mapping[str, np.ndarray], **me
     return write(path, "bert", about | _dotted(metadata), tensors)
 
 
-def write(path: Path, architecture: str, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
-    """A GGUF file of these values and tensors; a value of None is left out."""
+def write(
+    path: Path, architecture: str, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray], **kinds: Any
+) -> Path:
+    """A GGUF file of these values and tensors; a value of None is left out. `kinds` are the types of quantized ones."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in about.items():
         if value is None or key == "general.architecture":
@@ -139,7 +141,7 @@ def write(path: Path, architecture: str, about: Mapping[str, Any], tensors: Mapp
         else:
             writer.add_array(key, value)
     for name, array in tensors.items():
-        writer.add_tensor(name, np.ascontiguousarray(array, array.dtype))
+        writer.add_tensor(name, np.ascontiguousarray(array, array.dtype), raw_dtype=kinds.get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
