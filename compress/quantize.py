@@ -8,6 +8,7 @@ Static int8, with activations calibrated beforehand, is in static.py. Each pass 
 that round as they run; then it settles them to integers. Between the two, qat.py trains.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -90,8 +91,9 @@ class WeightOnly:
     `rounding` says how the weights of linear layers become integers: each to the `nearest`, or so that the layer's
     outputs change least on calibration data: by GPTQ (gptq.py), or by AWQ (awq.py), which divides the inputs.
     `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32);
-    `short_scales` gives those of products 8 significant bits, and 7 beside zero points, there those of embeddings too:
-    all are float16 numbers then. None leaves either to the format: TFLite wants both, GGUF wants short scales.
+    `short_scales` gives those of products 8 significant bits; beside zero points 7, to those of embeddings too. All are
+    float16 numbers then, and a head that is tied to a table stays so: both are rounded to the nearest. None leaves
+    either to the format: TFLite wants both, GGUF wants short scales.
     `layers` names the kinds: `linear`, `embedding`. `rows` leaves shorter tables to another pass: positions and
     segments are in every text, so their error is in every sum. Blocks have a power of two of weights, at least 16.
     """
@@ -138,13 +140,14 @@ class WeightOnly:
         for name, layer in layers.items():
             if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
                 raise UnsupportedError(f"weight_only: {name} cuts its rows to max_norm as they are read; exclude it")
-        linear = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
-        first = {n: self._fake(layer) for n, layer in layers.items() if self.rounding == "nearest" or n not in linear}
-        if self.rounding == "nearest" or not linear:
+        tied = _tied(layers) if self.short_scales else set()
+        linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and name not in tied]
+        later = [] if self.rounding == "nearest" else linear
+        first = {name: self._fake(layer, name in tied) for name, layer in layers.items() if name not in later}
+        if not later:
             return with_layers(model.module, first)
         blocks = Blocks(self.bits, self.block, bool(self.symmetric), bool(self.short_scales))
-        rounded = rounded_layers(model, data, first, list(linear), blocks, self.rounding)
-        return with_layers(model.module, first | rounded)
+        return with_layers(model.module, first | rounded_layers(model, data, first, later, blocks, self.rounding))
 
     def note(self, prepared: nn.Module) -> str:
         """What was done, in words."""
@@ -159,7 +162,7 @@ class WeightOnly:
     def _is_short(self, layer: nn.Module) -> bool:
         return isinstance(layer, nn.Embedding) and layer.num_embeddings < self.rows
 
-    def _fake(self, layer: nn.Module) -> nn.Module:
+    def _fake(self, layer: nn.Module, tied: bool) -> nn.Module:
         if isinstance(layer, nn.Linear):
             return FakeBlockLinear(
                 layer.weight,
@@ -177,5 +180,13 @@ class WeightOnly:
             block=self.block,
             symmetric=bool(self.symmetric),
             half_scales=self.half_scales,
-            short_scales=bool(self.short_scales) and not self.symmetric,
+            short_scales=bool(self.short_scales) and (tied or not self.symmetric),
         )
+
+
+def _tied(layers: Mapping[str, nn.Module]) -> set[str]:
+    """The names of tables that are a Linear's weights too, and of those layers: with short scales they stay alike."""
+    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    tables = {id(weights[name]) for name, layer in layers.items() if isinstance(layer, nn.Embedding)}
+    both = tables & {id(weights[name]) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    return {name for name, weight in weights.items() if id(weight) in both}

@@ -145,6 +145,9 @@ def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
         if source.endswith(architecture.dropped) or (source == "lm_head.weight" and tied):
             continue
         name = known.get_name(source.removeprefix(architecture.prefix), (".weight", ".bias"))
+        if name is None and source == "lm_head.weight":
+            differ = f"{source} and the table differ, and llama.cpp's {architecture.name} has one tensor for both"
+            raise UnsupportedError(f"{differ}; round both alike (weight_only with short_scales = true), or neither")
         if name is None:
             where = f"GGUF's {architecture.name}"
             raise ModelError(f"{source} has no place in {where}; bring the config.json of these weights")
