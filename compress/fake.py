@@ -19,7 +19,10 @@ from torch.nn import functional as F
 from ..export.qtensor import QTensor
 from ..export.quantized import BlockEmbedding, BlockLinear, DynamicLinear, PackedLinear
 from .layers import with_layers
-from .weights import channel_scale, finite, in_blocks, per_channel, round_in_blocks, with_scales
+from .weights import block_scales, channel_scale, finite, per_channel, round_in_blocks, with_scales
+
+# Scales and zero points of the blocks of a matrix, (rows, blocks) each.
+Scales = tuple[Tensor, Tensor | None]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -142,28 +145,28 @@ class FakeDynamicLinear(nn.Module):
 
 
 class _FakeBlocks(nn.Module):
-    """A matrix that is rounded in blocks along its rows, with the scales of its last `search`."""
+    """A matrix that is rounded in blocks along its rows, with the scales of its last `search`, or those `found`."""
 
     scale: Tensor
     zero: Tensor | None
 
     def __init__(
-        self, weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool, short_scales: bool = False
-    ) -> None:
+        self, weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool, short_scales: bool = False,
+        found: Scales | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.weight, self.bits, self.block = _parameter(weight), bits, block
         self.symmetric, self.half_scales, self.short_scales = symmetric, half_scales, short_scales
-        found = self._search()
-        self.register_buffer("scale", found.scale)
-        self.register_buffer("zero", found.zero)
+        scale, zero = found or self._search()
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
 
     def search(self) -> None:
         """Find the scales of least squared error anew, for the weights as they are now."""
-        found = self._search()
-        self.scale, self.zero = found.scale, found.zero
+        self.scale, self.zero = self._search()
 
-    def _search(self) -> QTensor:
-        return in_blocks(
+    def _search(self) -> Scales:
+        return block_scales(
             self.weight, bits=self.bits, block=self.block, symmetric=self.symmetric, half_scales=self.half_scales,
             short_scales=self.short_scales,
         )  # fmt: skip
@@ -187,11 +190,13 @@ class FakeBlockLinear(_FakeBlocks):
     """nn.Linear on its way to a BlockLinear."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, bits: int, block: int, symmetric: bool, short_scales: bool = False
-    ) -> None:
+        self, weight: Tensor, bias: Tensor | None, *, bits: int, block: int, symmetric: bool,
+        short_scales: bool = False, found: Scales | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
-            weight, bits=bits, block=block, symmetric=symmetric, half_scales=False, short_scales=short_scales
-        )
+            weight, bits=bits, block=block, symmetric=symmetric, half_scales=False, short_scales=short_scales,
+            found=found,
+        )  # fmt: skip
         self.bias = bias
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -206,9 +211,12 @@ class FakeBlockEmbedding(_FakeBlocks):
     """nn.Embedding on its way to a BlockEmbedding; only the rows that are read are rounded."""
 
     def __init__(
-        self, weight: Tensor, padding: int | None, *, bits: int, block: int, symmetric: bool, half_scales: bool
-    ) -> None:
-        super().__init__(weight, bits=bits, block=block, symmetric=symmetric, half_scales=half_scales)
+        self, weight: Tensor, padding: int | None, *, bits: int, block: int, symmetric: bool, half_scales: bool,
+        short_scales: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            weight, bits=bits, block=block, symmetric=symmetric, half_scales=half_scales, short_scales=short_scales
+        )
         self.padding = padding
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002

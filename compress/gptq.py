@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .weights import block_scales, finite
+
 # A column (rows,) and its place in its block -> the column, rounded.
 Round = Callable[[Tensor, int], Tensor]
 # A block as its turn comes, (rows, block) -> how to round its columns.
@@ -41,6 +43,31 @@ def gptq(weight: Tensor, moments: Tensor, grid: Grid, *, block: int, damping: fl
             part[:, j:] -= torch.outer(errors[:, j], inner[j, j:])
         w[:, stop:] -= errors @ upper[start:stop, stop:]
     return result
+
+
+def gptq_blocks(
+    weight: Tensor, moments: Tensor, *, bits: int, block: int, symmetric: bool, short_scales: bool = False,
+    damping: float = 0.01,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Blocks of `bits` along the rows: the weight on its grid, float32, and the grid's scales and zero points.
+
+    The scales are those of least squared error, as `block_scales` finds them, for what each block's weights are when
+    its turn comes; each of shape (rows, blocks). `with_scales` makes the same integers of the three.
+
+    >>> weight, scale, zero = gptq_blocks(w, c, bits=4, block=32, symmetric=False)
+    """
+    scales: list[Tensor] = []
+    zeros: list[Tensor] = []
+
+    def grid(part: Tensor) -> Round:
+        scale, zero = block_scales(part, bits=bits, block=block, symmetric=symmetric, short_scales=short_scales)
+        scales.append(scale)
+        zeros.extend([] if zero is None else [zero])
+        s, z = scale[:, 0], float(1 << (bits - 1)) if zero is None else zero[:, 0].float()
+        return lambda column, j: ((column / s).round() + z).clamp(0, (1 << bits) - 1).sub(z) * s
+
+    found = gptq(finite(weight), moments, grid, block=block, damping=damping)
+    return found, torch.cat(scales, 1), torch.cat(zeros, 1) if zeros else None
 
 
 def factor(moments: Tensor, damping: float) -> Tensor:

@@ -1,13 +1,16 @@
 """Quantize weights after training, without or with activations quantized as they come.
 
 - DynamicInt8:  W ≈ s_w·Q_w per output channel; x ≈ s_x·(Q_x − z_x) measured at run time: int8 products, so fast.
-- WeightOnly:   W ≈ s·(Q − z) in blocks of 4 or 8 bits; activations stay float: small, and kind to accuracy.
+- WeightOnly:   W ≈ s·(Q − z) in blocks of 4 or 8 bits; activations stay float: small, and kind to accuracy. How Q is
+                rounded for what the layers read is in blocks.py.
 
 Static int8, with activations calibrated beforehand, is in static.py. Each pass first prepares: it puts layers in place
 that round as they run; then it settles them to integers. Between the two, qat.py trains.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -15,6 +18,7 @@ from ..export.model import Model
 from ..export.quantized import Divided
 from ..runtime.artifact import Step
 from ..runtime.errors import UnsupportedError, UsageError
+from .blocks import ROUNDINGS, Blocks, rounded_layers
 from .data import Data
 from .fake import FakeBlockEmbedding, FakeBlockLinear, FakeDynamicLinear, settle
 from .layers import find_layers, with_layers
@@ -84,14 +88,19 @@ class DynamicInt8:
 class WeightOnly:
     """4 or 8 bit weights in blocks along the rows, with MSE-optimal scales.
 
+    `rounding` says how the weights of linear layers become integers: each to the `nearest`, or so that the layer's
+    outputs change least on calibration data: by GPTQ (gptq.py), or by AWQ (awq.py), which divides the inputs.
     `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32);
-    `short_scales` gives those of products 8 significant bits. None leaves either to the format: TFLite wants both.
+    `short_scales` gives those of products 8 significant bits; beside zero points 7, to those of embeddings too. All are
+    float16 numbers then, and a head that is tied to a table stays so: both are rounded to the nearest. None leaves
+    either to the format: TFLite wants both, GGUF wants short scales.
     `layers` names the kinds: `linear`, `embedding`. `rows` leaves shorter tables to another pass: positions and
     segments are in every text, so their error is in every sum. Blocks have a power of two of weights, at least 16.
     """
 
     bits: int = 4
     block: int = 32
+    rounding: Literal["nearest", "gptq", "awq"] = "nearest"
     symmetric: bool | None = None
     half_scales: bool = True
     short_scales: bool | None = None
@@ -105,13 +114,16 @@ class WeightOnly:
             raise UsageError(f"weight_only: bits = {self.bits}; expected one of 4, 8")
         if self.block < 16 or self.block & (self.block - 1):
             raise UsageError(f"weight_only: block = {self.block}; expected a power of two, at least 16")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"weight_only: rounding = {self.rounding!r}; expected one of {', '.join(ROUNDINGS)}")
         if unknown := set(self.layers) - set(_KINDS):
             raise UsageError(f"weight_only: layers = {sorted(unknown)}; known kinds: {', '.join(_KINDS)}")
 
     def __call__(self, model: Model, data: Data) -> Model:
-        """Needs no data. Returns the model unchanged where it has no layer of these kinds.
+        """Needs no data to round to the nearest. Returns the model unchanged where it has no layer of these kinds.
 
-        Raises UnsupportedError for an embedding with `max_norm`, ModelError for weights that are not finite.
+        Raises UnsupportedError for an embedding with `max_norm`, ModelError for weights that are not finite, DataError
+        where `gptq` or `awq` finds no data.
         """
         prepared = self.prepare(model, data)
         if prepared is None:
@@ -128,12 +140,20 @@ class WeightOnly:
         for name, layer in layers.items():
             if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
                 raise UnsupportedError(f"weight_only: {name} cuts its rows to max_norm as they are read; exclude it")
-        return with_layers(model.module, {name: self._fake(layer) for name, layer in layers.items()})
+        tied = _tied(layers) if self.short_scales else set()
+        linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and name not in tied]
+        later = [] if self.rounding == "nearest" else linear
+        first = {name: self._fake(layer, name in tied) for name, layer in layers.items() if name not in later}
+        if not later:
+            return with_layers(model.module, first)
+        blocks = Blocks(self.bits, self.block, bool(self.symmetric), bool(self.short_scales))
+        return with_layers(model.module, first | rounded_layers(model, data, first, later, blocks, self.rounding))
 
     def note(self, prepared: nn.Module) -> str:
         """What was done, in words."""
         count = sum(isinstance(part, FakeBlockLinear | FakeBlockEmbedding) for part in prepared.modules())
-        return f"{count} layers at {self.bits} bits in blocks of {self.block}"
+        how = {"nearest": "", "gptq": ", rounded by GPTQ", "awq": ", scaled by AWQ"}[self.rounding]
+        return f"{count} layers at {self.bits} bits in blocks of {self.block}{how}"
 
     def _layers(self, model: Model) -> dict[str, nn.Module]:
         found = find_layers(model.module, self.layers, self.include, self.exclude)
@@ -142,7 +162,7 @@ class WeightOnly:
     def _is_short(self, layer: nn.Module) -> bool:
         return isinstance(layer, nn.Embedding) and layer.num_embeddings < self.rows
 
-    def _fake(self, layer: nn.Module) -> nn.Module:
+    def _fake(self, layer: nn.Module, tied: bool) -> nn.Module:
         if isinstance(layer, nn.Linear):
             return FakeBlockLinear(
                 layer.weight,
@@ -160,4 +180,13 @@ class WeightOnly:
             block=self.block,
             symmetric=bool(self.symmetric),
             half_scales=self.half_scales,
+            short_scales=bool(self.short_scales) and (tied or not self.symmetric),
         )
+
+
+def _tied(layers: Mapping[str, nn.Module]) -> set[str]:
+    """The names of tables that are a Linear's weights too, and of those layers: with short scales they stay alike."""
+    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    tables = {id(weights[name]) for name, layer in layers.items() if isinstance(layer, nn.Embedding)}
+    both = tables & {id(weights[name]) for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    return {name for name, weight in weights.items() if id(weight) in both}

@@ -44,7 +44,7 @@ TRAINS = ("distill", "finetune", "gradual", "qat")
 # Settings of a pass that are the device's to fill in where they are None.
 _DEVICES_OWN = ("activation", "reduce_range")
 # ... and those that are the format's: what its blocks of integers have.
-_FORMATS_OWN = {"tflite": {"symmetric": True, "short_scales": True}}
+_FORMATS_OWN = {"tflite": {"symmetric": True, "short_scales": True}, "gguf": {"short_scales": True}}
 
 
 class Pass(Protocol):

@@ -6,7 +6,7 @@ SmoothQuant (Xiao et al., ICML 2023, eq. 4). One scale for a whole activation te
 channels; divided by s, all channels use them. Layers that read the same tensor share one s, so x is divided once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -74,10 +74,10 @@ def _input_peaks(
     finally:
         for hook in hooks:
             hook.remove()
-    return peaks, _disjoint(groups, layers)
+    return peaks, disjoint(groups, layers)
 
 
-def _disjoint(groups: list[list[str]], layers: Mapping[str, nn.Linear]) -> list[list[str]]:
+def disjoint(groups: list[list[str]], layers: Collection[str]) -> list[list[str]]:
     """Each layer once; one that was never run, or more than once in a call, stands alone."""
     count = {name: sum(group.count(name) for group in groups) for name in layers}
     alone = [[name] for name in layers if count[name] > 1]

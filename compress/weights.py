@@ -27,12 +27,17 @@ def _half(scale: Tensor) -> Tensor:
     return scale.half().float().clamp_min(2.0**-24)
 
 
-# Scales as they will be stored, by (short, half): none of them 0.
-_FITS: Mapping[tuple[bool, bool], _Fit] = {
-    (False, False): lambda scale: scale.clamp_min(_TINY),
-    (False, True): _half,
-    (True, False): lambda scale: _half(scale.bfloat16()),
-    (True, True): lambda scale: _half(scale.bfloat16()),
+def _seven(scale: Tensor) -> Tensor:
+    """To 7 significant bits, so that its product with a zero point of 4 bits is a float16, too."""
+    mantissa, exponent = torch.frexp(scale)
+    return torch.ldexp((mantissa * 128).round() / 128, exponent)
+
+
+# Scales as they will be stored, none of them 0; short ones by whether there are zero points.
+_FITS: Mapping[bool, _Fit] = {False: lambda scale: scale.clamp_min(_TINY), True: _half}
+_SHORT_FITS: Mapping[bool, _Fit] = {
+    False: lambda scale: _half(scale.bfloat16()),
+    True: lambda scale: _half(_seven(scale)),
 }
 
 
@@ -61,27 +66,35 @@ def in_blocks(
     weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool = False, short_scales: bool = False,
     search: bool = True,
 ) -> QTensor:  # fmt: skip
-    """Unsigned integers in blocks along the rows of a matrix, with MSE-optimal scales where `search` is set.
+    """Unsigned integers in blocks along the rows of a matrix, with the scales and zero points of `block_scales`.
+
+    Raises ModelError for a weight that is not finite, or too large for float16 where scales are.
+    """
+    scale, zero = block_scales(
+        weight, bits=bits, block=block, symmetric=symmetric, half_scales=half_scales, short_scales=short_scales,
+        search=search,
+    )  # fmt: skip
+    return with_scales(weight, scale, zero, bits=bits, block=block)
+
+
+def block_scales(
+    weight: Tensor, *, bits: int, block: int, symmetric: bool, half_scales: bool = False, short_scales: bool = False,
+    search: bool = True,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Scale and zero point of each block, (rows, blocks), MSE-optimal where `search` is set.
 
     Symmetric: the zero point is 2^(bits−1) and is not stored. Asymmetric: a zero point a block, rounded.
-    `half_scales` stores scales as float16; `short_scales` are float16 with 8 significant bits, in any type that stores
-    them. The integers are rounded against the stored scale. Raises ModelError for a weight that is not finite, or too
-    large for float16 where scales are.
+    `half_scales` stores scales as float16; `short_scales` are float16 with 8 significant bits (7 beside zero points),
+    in any type that stores them. What rounds to integers rounds against the stored scale.
     """
-    fit = _FITS[short_scales, half_scales]
+    fit = _SHORT_FITS[not symmetric] if short_scales else _FITS[half_scales]
     w = _blocks(finite(weight, torch.float16 if half_scales or short_scales else torch.float32), block)
     parts = [
         _search(part, bits, _CLIPS if search else (1.0,), symmetric=symmetric, fit=fit)
         for part in w.split(max(1, _CHUNK // (w.shape[1] * block)))
     ]
     scale, zero = (torch.cat(column).squeeze(-1) for column in zip(*parts, strict=True))
-    return with_scales(
-        weight,
-        scale.to(torch.float16 if half_scales else torch.float32),
-        None if symmetric else zero.to(torch.uint8),
-        bits=bits,
-        block=block,
-    )
+    return scale.to(torch.float16 if half_scales else torch.float32), None if symmetric else zero.to(torch.uint8)
 
 
 def with_scales(weight: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int, block: int) -> QTensor:

@@ -9,23 +9,29 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..runtime.artifact import Artifact, Step, describe
 from ..runtime.errors import UnsupportedError, UsageError
 from .formats import TOLERANCE, Draft, build
+from .gguf_blocks import BLOCKS, block_type, packed
 from .gguf_quantize import Planned, quantize
 from .gguf_write import DTYPES, FLOATS, UNPOOLED, Pooled, write_gguf
 from .model import FLOATING, Ggml, Model
+from .qtensor import QTensor
+from .quantized import BlockEmbedding, BlockLinear
 from .shards import Shards, Tensors
 
 FILE, RAW = "model.gguf", "raw.gguf"
 Tell = Callable[[str], None]
+_IN_BLOCKS = (BlockLinear, BlockEmbedding)
 
 
 def write(model: Model, folder: Path) -> Path:
@@ -60,6 +66,8 @@ def _laid_out(model: Model, folder: Path) -> Iterator[tuple["Module", Path, Pool
         raise UnsupportedError(f"{model.name} cannot be written as GGUF; expected a Hugging Face folder as the model")
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         tensors = Module(inner)
+        if model.ggml.type not in ("", *FLOATS):
+            _refuse_blocks(tensors)
         for name, content in model.assets.items():
             (Path(beside) / name).write_bytes(content)
         (Path(beside) / "config.json").write_text(json.dumps(tensors.config), encoding="utf-8")
@@ -73,28 +81,75 @@ class Module:
 
     module: Any
 
-    @property
+    @cached_property
     def config(self) -> Mapping[str, Any]:
-        return self.module.config.to_dict()
+        """As the module has it; `tie_word_embeddings` only where table and head still hold the same weights."""
+        config = self.module.config.to_dict()
+        return config if self._tied else config | {"tie_word_embeddings": False}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Raises UnsupportedError where a layer is none that a checkpoint has."""
         for name, part in self.module.named_modules():
-            if type(part).__module__.startswith("edgepress"):
+            if type(part).__module__.startswith("edgepress") and not isinstance(part, _IN_BLOCKS):
                 raise UnsupportedError(f"{name} is a {type(part).__name__}, which GGUF cannot say; leave that pass out")
-        return {name: tuple(self.read(name).shape) for name in self.module.state_dict()}
+        return {name: tuple(self._turned(name, held).shape) for name, held in self._tensors.items()}
 
     @property
     def dtypes(self) -> Mapping[str, str]:
-        return {name: DTYPES.get(t.dtype, str(t.dtype)) for name, t in self.module.state_dict().items()}
+        """Raises UnsupportedError for blocks that GGUF has not."""
+        return {
+            name: DTYPES.get(t.dtype, str(t.dtype)) if name not in self._blocks else block_type(name, self._blocks[name])
+            for name, t in self._tensors.items()
+        }
 
     def read(self, name: str) -> Tensor:
-        """GPT-2's own layers hold their weights as [in, out]; where a Linear took their place they are turned back."""
-        tensor = self.module.state_dict()[name].detach()
+        """A tensor; of one in blocks the bytes of each row, uint8 (rows, bytes).
+
+        GPT-2's own layers hold their weights as [in, out]; where a Linear took their place they are turned back.
+        """
+        held = packed(name, self._blocks[name]) if name in self._blocks else self._tensors[name].detach()
+        return self._turned(name, held)
+
+    def _turned(self, name: str, held: Tensor) -> Tensor:
         layer, _, kind = name.rpartition(".")
-        turned = kind == "weight" and layer != "lm_head" and isinstance(self.module.get_submodule(layer), nn.Linear)
-        return tensor.T if turned and self.module.config.model_type == "gpt2" else tensor
+        linear = isinstance(self.module.get_submodule(layer), nn.Linear | BlockLinear)
+        turned = kind == "weight" and layer != "lm_head" and linear
+        return held.T if turned and self.module.config.model_type == "gpt2" else held
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, QTensor]:
+        """The weights that are in blocks, by the names that a checkpoint has for them."""
+        named = self.module.named_modules()
+        return {f"{name}.weight": part.weight for name, part in named if isinstance(part, _IN_BLOCKS)}
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, Tensor]:
+        """All tensors by a checkpoint's names, in their order; of those in blocks the integers."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in self.module.state_dict().items():
+            layer, _, kind = name.rpartition(".")
+            if f"{layer}.weight" not in self._blocks or kind == "bias":
+                found[name] = tensor
+            elif kind == "values":
+                found[f"{layer}.weight"] = tensor
+        return found
+
+    @property
+    def _tied(self) -> bool:
+        """Whether one tensor can be both the table of tokens and the head."""
+        table, head = (getattr(self.module, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output"))
+        if table is None or head is None or table.weight is head.weight:
+            return True
+        a, b = (w.dequantize() if isinstance(w := part.weight, QTensor) else w for part in (table, head))
+        return torch.equal(a, b)
+
+
+def _refuse_blocks(tensors: "Module") -> None:
+    """llama.cpp's own rounding starts from floats."""
+    for name, kind in tensors.dtypes.items():
+        if kind in BLOCKS:
+            raise UnsupportedError(f"{name} is {kind} already, and ggml rounds floats; leave ggml out, or weight_only")
 
 
 def _write(

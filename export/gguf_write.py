@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the names of 
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..runtime.errors import ModelError, UnsupportedError, UsageError
 from ..runtime.ggml import NORMALIZE
 from ..runtime.language import UNICODE
 from .gguf_architectures import Architecture, find_architecture, rotary_factors, settings
+from .gguf_blocks import BLOCK, BLOCKS
 from .gguf_tokenizer import Vocabulary, read_vocabulary
 from .shards import Tensors
 
@@ -44,7 +46,10 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape)) * (4 if self.type == "F32" else 2)
+        size = int(np.prod(self.shape))
+        if self.type in BLOCKS:
+            return size // BLOCK * BLOCKS[self.type][1]
+        return size * (4 if self.type == "F32" else 2)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def write_gguf(
     with _quiet():
         writer = gguf.GGUFWriter(path, architecture.name)
         try:
-            _metadata(writer, tensors.config, architecture, type)
+            _metadata(writer, tensors.config, architecture, file_number(parts, type))
             _tokenizer(writer, vocabulary, tokenizer)
             if architecture.name == "bert":
                 _pooled(writer, tensors.config, pooled)
@@ -100,9 +105,11 @@ def write_gguf(
 
 
 def stored_type(tensors: Tensors) -> str:
-    """The float type of the largest tensor. Raises UnsupportedError where it is none."""
-    largest = max(tensors.shapes, key=lambda name: int(np.prod(tensors.shapes[name])))
-    if (stored := tensors.dtypes[largest]) not in FLOATS:
+    """The float type of the largest tensor that is none of blocks. Raises UnsupportedError where it is none."""
+    dtypes = tensors.dtypes
+    floats = {name: shape for name, shape in tensors.shapes.items() if dtypes[name] not in BLOCKS}
+    largest = max(floats, key=lambda name: int(np.prod(floats[name])))
+    if (stored := dtypes[largest]) not in FLOATS:
         raise UnsupportedError(f"{largest} is stored as {stored}; expected F32, F16 or BF16")
     return stored
 
@@ -113,12 +120,15 @@ def plan_parts(tensors: Tensors, architecture: Architecture, type: str) -> list[
         raise UsageError(f"a GGUF file is written as one of {', '.join(FLOATS)}, not {type!r}")
     names = part_names(tensors, architecture)
     _refuse_missing(names, tensors, architecture)
-    parts = []
+    parts, shapes, dtypes = [], tensors.shapes, tensors.dtypes
     for source, name in names.items():
-        unread = torch.empty(tensors.shapes[source], device="meta")
+        unread = torch.empty(shapes[source], device="meta")
         shape = tuple(architecture.changed(source, unread, tensors.config).shape)
         kept = len(shape) < 2 or name in _KEPT or name.endswith("_norm.weight")
-        parts.append(Part(name, source, shape, "F32" if kept else type))
+        blocks = dtypes[source] if dtypes[source] in BLOCKS else ""
+        if blocks and kept:
+            raise UnsupportedError(f"{source} is {blocks}, and llama.cpp adds it as floats; exclude it")
+        parts.append(Part(name, source, shape, blocks or ("F32" if kept else type)))
     if (factors := rotary_factors(tensors.config)) is not None:
         parts.append(Part(ROTARY, "", tuple(factors.shape), "F32"))
     return parts
@@ -135,6 +145,9 @@ def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
         if source.endswith(architecture.dropped) or (source == "lm_head.weight" and tied):
             continue
         name = known.get_name(source.removeprefix(architecture.prefix), (".weight", ".bias"))
+        if name is None and source == "lm_head.weight":
+            differ = f"{source} and the table differ, and llama.cpp's {architecture.name} has one tensor for both"
+            raise UnsupportedError(f"{differ}; round both alike (weight_only with short_scales = true), or neither")
         if name is None:
             where = f"GGUF's {architecture.name}"
             raise ModelError(f"{source} has no place in {where}; bring the config.json of these weights")
@@ -159,12 +172,21 @@ def _refuse_missing(names: Mapping[str, str], tensors: Tensors, architecture: Ar
         raise ModelError(f"{table} has {rows} rows, vocab_size is {size}; bring those that belong together")
 
 
-def _metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any], architecture: Architecture, type: str) -> None:  # noqa: A002
+def _metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any], architecture: Architecture, number: int) -> None:
     for key, value in settings(config, architecture).items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[value.__class__](f"{architecture.name}.{key}", value)
-    writer.add_file_type(FLOATS[type])
+    writer.add_file_type(number)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def file_number(parts: Sequence[Part], type: str) -> int:  # noqa: A002
+    """llama.cpp's number for the type that most of the weights have, of those that are no vectors."""
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        sizes[part.type] += int(np.prod(part.shape)) if part.type in BLOCKS or part.type == type else 0
+    most = sizes.most_common(1)[0][0]
+    return BLOCKS[most][0] if most in BLOCKS else FLOATS[type]
 
 
 def _tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary, folder: Path) -> None:
@@ -225,7 +247,9 @@ def _changed(part: Part, tensors: Tensors, architecture: Architecture) -> Tensor
 
 
 def _stored(tensor: Tensor, type: str) -> np.ndarray:  # noqa: A002
-    """The tensor's bytes as the file has them; bfloat16, which NumPy has not, as uint16."""
+    """The tensor's bytes as the file has them: blocks as they come; bfloat16, which NumPy has not, as uint16."""
+    if type in BLOCKS:
+        return tensor.contiguous().numpy()
     dtype = next(dtype for dtype, name in DTYPES.items() if name == type)
     held = tensor.to(dtype).contiguous()
     return held.view(torch.uint16).numpy() if type == "BF16" else held.numpy()

@@ -1,12 +1,14 @@
 """GPTQ against the paper's algorithm written out: one column, then the whole inverse Hessian once more."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgepress.compress.gptq import gptq
+from edgepress.compress.gptq import gptq, gptq_blocks
+from edgepress.compress.weights import in_blocks, with_scales
 
 
 def inputs(width: int, seed: int) -> np.ndarray:
@@ -87,3 +89,38 @@ def test_zeros_of_a_pruned_weight_stay_zeros():
     found = gptq(weight, torch.from_numpy(x.T @ x / len(x)), nearest(0.25), block=4)
     assert not found[:, 1::2].any()
     assert found[:, ::2].any()
+
+
+def slow_blocks(
+    w: np.ndarray, c: np.ndarray, block: int, settings: dict[str, bool | int], damping: float
+) -> np.ndarray:
+    """As `slow`, with the scale and zero point of each block from the weights as they are when its turn comes."""
+    w, h = w.copy(), c + damping * np.diag(c).mean() * np.eye(len(c))
+    for j in range(w.shape[1]):
+        if j % block == 0:
+            found = in_blocks(torch.from_numpy(w[:, j : j + block]).float(), block=block, **settings)  # pyright: ignore
+            scale = found.scale.double().numpy()[:, 0]
+            zero = np.full_like(scale, 8) if found.zero is None else found.zero.double().numpy()[:, 0]
+        inverse = np.linalg.inv(h[j:, j:])
+        rounded = (np.clip(np.round(w[:, j] / scale) + zero, 0, 15) - zero) * scale
+        w[:, j:] -= np.outer((w[:, j] - rounded) / inverse[0, 0], inverse[0])
+        w[:, j] = rounded
+    return w
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("width", [48, 40])
+def test_blocks_have_the_scales_of_their_turn_and_the_papers_errors(width: int, symmetric: bool):
+    x = inputs(width, 3)
+    w = np.random.default_rng(4).standard_normal((12, width))
+    c, settings = x.T @ x / len(x), {"bits": 4, "symmetric": symmetric}
+    weight = torch.from_numpy(w).float()
+    found, scale, zero = gptq_blocks(weight, torch.from_numpy(c), bits=4, block=16, symmetric=symmetric, damping=0.05)
+    expected = slow_blocks(w, c, 16, settings, 0.05)
+    assert np.isclose(found.numpy(), expected, atol=1e-4).mean() > 0.7  # ties may go either way, and all after follow
+    assert loss(found, w, x) < 1.2 * loss(torch.from_numpy(expected), w, x)
+    assert loss(found, w, x) < 0.7 * loss(in_blocks(weight, block=16, **settings).dequantize(), w, x)
+    again = with_scales(found, scale, zero, bits=4, block=16)
+    torch.testing.assert_close(again.dequantize(), found, rtol=1e-6, atol=0)
+    assert scale.shape == (12, 3)
+    assert (zero is None) == symmetric

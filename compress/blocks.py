@@ -1,0 +1,88 @@
+"""Linear layers in blocks, rounded for what they read: by GPTQ, which moves weights, or by AWQ, which scales inputs.
+
+Each layer of a transformer is rounded on what the rounded layers before it give (readers.py): its target is its own
+float output there, and what those before it have lost is not made up for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..export.model import Model
+from ..export.quantized import Divided
+from .awq import awq_scale
+from .data import Data
+from .fake import FakeBlockLinear, settle
+from .gptq import gptq_blocks
+from .layers import with_layers
+from .readers import Readers, readers
+from .weights import in_blocks
+
+ROUNDINGS = ("nearest", "gptq", "awq")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the integers of a matrix are."""
+
+    bits: int
+    block: int
+    symmetric: bool
+    short_scales: bool
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weight, each element at the nearest integer."""
+        return in_blocks(weight, **asdict(self)).dequantize()
+
+
+def rounded_layers(
+    model: Model, data: Data, others: Mapping[str, nn.Module], names: Sequence[str], blocks: Blocks, rounding: str
+) -> dict[str, nn.Module]:
+    """What takes the place of each Linear of these names: a layer that rounds as it runs, to what was chosen here.
+
+    `others` are the layers that are rounded in any case, on their way to integers: what comes after them reads what
+    they give. Raises DataError where there is no calibration data.
+    """
+    who = f'weight_only with rounding = "{rounding}"'
+    module = with_layers(model.module, {name: settle(layer) for name, layer in others.items()})
+    result: dict[str, nn.Module] = {}
+    for group in readers(model, module, names, data.calibration, who):
+        biases = {name: model.module.get_submodule(name).bias for name in group.layers}
+        made = _METHODS[rounding](group, biases, blocks)
+        for name, layer in group.layers.items():
+            layer.weight = nn.Parameter(effective(made[name]), requires_grad=False)
+        result |= made
+        data.tell(f"weight_only, {rounding}: {len(result)} of {len(names)} layers")
+    return result
+
+
+def _gptq(group: Readers, biases: Mapping[str, Tensor | None], blocks: Blocks) -> dict[str, nn.Module]:
+    made: dict[str, nn.Module] = {}
+    for name, layer in group.layers.items():
+        weight, scale, zero = gptq_blocks(layer.weight, group.moments, **asdict(blocks))
+        made[name] = FakeBlockLinear(weight, biases[name], **asdict(blocks), found=(scale, zero))
+    return made
+
+
+def _awq(group: Readers, biases: Mapping[str, Tensor | None], blocks: Blocks) -> dict[str, nn.Module]:
+    weights = {name: layer.weight.detach().float() for name, layer in group.layers.items()}
+    s = awq_scale(list(weights.values()), group.moments, group.magnitudes, blocks.rounded)
+    made: dict[str, nn.Module] = {}
+    for name, weight in weights.items():
+        scaled = FakeBlockLinear(weight if s is None else weight * s, biases[name], **asdict(blocks))
+        made[name] = scaled if s is None else Divided(s, scaled)
+    return made
+
+
+_METHODS = {"gptq": _gptq, "awq": _awq}
+
+
+def effective(layer: nn.Module) -> Tensor:
+    """The weight that a rounding layer multiplies its input by, float32 (out, in)."""
+    if isinstance(layer, Divided):
+        return effective(layer.layer) * layer.inverse
+    assert isinstance(layer, FakeBlockLinear)
+    with torch.no_grad():
+        return layer.quantized().dequantize()
