@@ -260,9 +260,7 @@ def _age_ms() -> float | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
-    parser.add_argument(
-        "paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare .onnx, .tflite or .gguf file"
-    )
+    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare model file")
     parser.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
     parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
     parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")

@@ -63,15 +63,12 @@ def run(block: Block, folder: Path) -> None:
 def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: Path, llama, minilm_gguf: Path):
     """Walk a page in the folder that belongs to it and to the pages it goes on from; each page is walked once."""
     folders: dict[str, Path] = {}
+    files = (llama[0], minilm_gguf)
 
     def walk(page: str) -> Path:
         if page not in folders:
             before = [walk(other) for other in AFTER.get(page, ())]
-            folders[page] = (
-                before[0]
-                if before
-                else _started(tmp_path_factory.mktemp(page), digits_task, minilm, (llama[0], minilm_gguf))
-            )
+            folders[page] = before[0] if before else _started(tmp_path_factory.mktemp(page), digits_task, minilm, files)
             for block in blocks(page):
                 run(block, folders[page])
         return folders[page]
