@@ -99,7 +99,7 @@ class Module:
     def dtypes(self) -> Mapping[str, str]:
         """Raises UnsupportedError for blocks that GGUF has not."""
         return {
-            name: DTYPES.get(t.dtype, str(t.dtype)) if name not in self._blocks else block_type(name, self._blocks[name])
+            name: block_type(name, self._blocks[name]) if name in self._blocks else DTYPES.get(t.dtype, str(t.dtype))
             for name, t in self._tensors.items()
         }
 

@@ -77,10 +77,10 @@ def walked(tmp_path_factory: pytest.TempPathFactory, digits_task: Path, minilm: 
 
 
 def _started(folder: Path, digits_task: Path, minilm: Path, files: Sequence[Path]) -> Path:
-    """What a reader has: the sample, trained already, folders of an encoder and a decoder, lines of text, GGUF files."""
+    """What a reader has: the sample, trained already, an encoder's and a decoder's folder, texts, GGUF files."""
     sample = folder / "samples" / "digits" / "task.py"
     sample.parent.mkdir(parents=True)
-    sample.write_text(digits_task.read_text(encoding="utf-8"), encoding="utf-8")
+    """What a reader has: the sample, trained already, an encoder's and a decoder's folder, text, GGUF files."""
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm, target_is_directory=True)
     write_decoder(folder / "tiny-llama")
     for file in files:
