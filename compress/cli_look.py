@@ -40,10 +40,11 @@ def run(
     temperature: float | None, seed: int | None, schema: Path | None, context: int | None, cache: str | None,
     golden: bool, save: Path | None, form: str | None, threads: int | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Run ARTIFACT once and print what it says; a language model goes on with a text, or chats in the terminal.
+    """Run ARTIFACT once and print what it says, or chat with it.
 
     ARTIFACT is a folder that edgepress wrote, or a bare .onnx, .tflite or .gguf file. Of a family the member runs that
-    is best here: which and why is told on stderr.
+    is best here: which and why is told on stderr. A language model goes on with --prompt, and without it chats in the
+    terminal.
     """
     from ..runtime.session import load
     from . import show, talk

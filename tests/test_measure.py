@@ -119,8 +119,8 @@ def test_a_device_without_an_address_is_not_timed_and_says_so(artifacts):
 
 
 def test_a_format_that_the_device_does_not_run_is_refused(artifacts, host):
-    with pytest.raises(UnsupportedError, match="host does not run the format 'gguf'; it runs: onnx"):
-        measure([replace(artifacts[0], format="gguf")], host)
+    with pytest.raises(UnsupportedError, match="host does not run the format 'tape'; it runs: onnx"):
+        measure([replace(artifacts[0], format="tape")], host)
 
 
 def test_a_bare_file_is_measured_with_its_doubts(artifacts, host):

@@ -135,7 +135,7 @@ def test_a_changed_file_is_refused_before_the_engine_sees_it(artifact: Path):
 def test_a_format_without_an_engine_is_named(artifact: Path):
     manifest = artifact / MANIFEST
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"onnx"', '"tape"'), encoding="utf-8")
-    with pytest.raises(UnknownName, match="unknown format 'tape'; known: onnx, tflite"):
+    with pytest.raises(UnknownName, match="unknown format 'tape'; known: gguf, onnx, tflite"):
         load(artifact)
 
 
