@@ -12,7 +12,7 @@ from ..runtime.errors import DeviceError, UnsupportedError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
 from ..runtime.session import LoadedModel, load
-from ..runtime.timing import Timing, from_json
+from ..runtime.timing import LanguageTiming, Timing, from_json
 from .device import Device
 from .links import Link, connect
 
@@ -24,12 +24,16 @@ TIMEOUT_S = 600.0  # per artifact: a bench ends by itself long before, unless th
 
 @dataclass(frozen=True)
 class Alone:
-    """Figures that need a process of their own: milliseconds, and bytes of peak memory; None where not told."""
+    """Figures that need a process of their own: milliseconds, and bytes of peak memory; None where not told.
+
+    `language` is how fast a language model reads and writes.
+    """
 
     load_ms: float | None
     first_run_ms: float | None
     cold_start_ms: float | None
     peak_memory: int | None
+    language: tuple[LanguageTiming, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def _bench(link: Link, paths: Sequence[str], runs: int, settings: Sequence[str])
 
 
 def _alone(timing: Timing) -> Alone:
-    return Alone(timing.load_ms, timing.first_run_ms, timing.cold_start_ms, timing.peak_memory)
+    return Alone(timing.load_ms, timing.first_run_ms, timing.cold_start_ms, timing.peak_memory, timing.language)
 
 
 def _row(

@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import DataError, UsageError
 from ..runtime.files import refuse_lost, write_text
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
-from ..runtime.timing import read_timing
+from ..runtime.timing import read_language, read_timing
 from .device import Device
 from .measure import Alone, Row, speed
 from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_times
@@ -208,6 +209,9 @@ def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     steps += [f"{name}: nothing to do" for name in report.idle]
     if steps:
         yield "steps", steps
+    texts = [f"{row.name}: {line}" for row in report.rows for line in _language(row)]
+    if texts:
+        yield "text", texts
     scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]
     if scores:
         yield "scores", scores
@@ -217,6 +221,17 @@ def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     doubts = list(_doubt_lines(report.rows))
     if doubts:
         yield "doubts", doubts
+
+
+def _language(row: Row) -> Iterator[str]:
+    """How fast a model reads and writes text: medians over the rounds."""
+    for seen in () if row.alone is None else row.alone.language:
+        share = "" if seen.share is None else f" ({seen.share:.0%} of what the memory's bandwidth allows)"
+        memory = "" if seen.peak_memory is None else f", peak {show_bytes(seen.peak_memory)}"
+        yield (
+            f"{seen.length} tokens: read {median(seen.prefill):.1f} tokens/s, first token after "
+            f"{show_ms(1000 * median(seen.first_token))}, written {median(seen.decode):.1f} tokens/s{share}{memory}"
+        )
 
 
 def _download(row: Row, base: Row) -> str:
@@ -265,12 +280,16 @@ def _row(raw: dict[str, Any]) -> Row:
         | {
             "path": Path(raw["path"]),
             "timing": None if raw["timing"] is None else read_timing(raw["timing"]),
-            "alone": None if raw["alone"] is None else Alone(**raw["alone"]),
+            "alone": None if raw["alone"] is None else _alone(raw["alone"]),
             "score": None if score is None else {name: float(value) for name, value in score.items()},
             "selftest": selftest and SelfTest(**selftest | {"difference": float(selftest["difference"])}),
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
         }
     )
+
+
+def _alone(raw: dict[str, Any]) -> Alone:
+    return Alone(**raw | {"language": tuple(read_language(one) for one in raw.get("language", ()))})
 
 
 def _ms(ms: float | None) -> str:

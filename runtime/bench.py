@@ -26,7 +26,7 @@ from .golden import read_golden
 from .invented import invent
 from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
 from .session import LoadedModel, load
-from .timing import Timing, to_json
+from .timing import LanguageTiming, Timing, to_json
 
 ROUNDS = (10, 20)  # ratios are taken per round: fewer have no quartiles worth the name
 STEADY = 0.04  # between the two, no further round where the median ratio is known to so much
@@ -34,6 +34,7 @@ BLOCK_MS = 20.0  # a block shorter than this is at the mercy of a single interru
 BLOCK_CALLS = 100  # ... and more calls than this add bytes to the report, not knowledge
 LIMIT_S = 60.0  # per artifact; a model of 5 s a call gets fewer runs, not ten minutes
 MIN_ROUNDS = 3
+LENGTHS, WRITTEN = (128, 512), 16  # tokens read, and then written, of a language model
 _TICK_MS = 1e-6  # a clock tells no less
 SETTLE_MS = 20.0  # the first calls of a block are not counted: the caches refill
 
@@ -80,6 +81,7 @@ def bench(
     with _quiet():
         rounds = _in_turn([subject.call for subject in subjects], runs, limit_s)
     memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
+    language = _language(subjects[0].model) if alone else ()
     run = uuid.uuid4().hex
     timings = (
         Timing(
@@ -97,10 +99,24 @@ def bench(
             machine=machine,
             disturbance=seen,
             doubts=subject.doubts,
+            language=language,
         )
         for subject, blocks in zip(subjects, rounds, strict=True)
     )
     return _with_doubts(tuple(timings), providers)
+
+
+def _language(model: LoadedModel) -> tuple[LanguageTiming, ...]:
+    """Reading and writing of a model that writes text, at the context lengths that it has room for."""
+    if model.artifact.format != "gguf":
+        return ()
+    from .language import LanguageModel
+    from .language_bench import bench_language
+
+    if not isinstance(model, LanguageModel) or model.engine.embeds:
+        return ()
+    lengths = [length for length in LENGTHS if length + WRITTEN <= model.context]
+    return bench_language(model, lengths=lengths, tokens=WRITTEN, rounds=MIN_ROUNDS) if lengths else ()
 
 
 def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:

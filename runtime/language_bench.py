@@ -11,8 +11,6 @@ and in turn with the model, so that a drift of the machine meets both.
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -21,37 +19,11 @@ from .gguf_file import GgufFile
 from .language import LanguageModel
 from .llama import Context
 from .machine import peak_memory
+from .timing import LanguageTiming
 
 _ARRAY = 2**28  # bytes: far more than any cache has
 # Bytes of a value in the cache, by its type.
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-
-
-@dataclass(frozen=True)
-class LanguageTiming:
-    """What was seen at one context length; each figure once a round.
-
-    `prefill` and `decode` are tokens per second, `first_token` is the seconds from `length` tokens to the next one,
-    `bandwidth` is bytes per second, `read` the bytes that a token takes (None for mixtures of experts, which read what
-    they choose), `peak_memory` the whole process's bytes so far.
-    """
-
-    length: int
-    prefill: tuple[float, ...]
-    decode: tuple[float, ...]
-    first_token: tuple[float, ...]
-    bandwidth: tuple[float, ...]
-    read: int | None
-    peak_memory: int | None
-
-    @property
-    def share(self) -> float | None:
-        """Decode over what the bandwidth allows: the median of the rounds."""
-        if self.read is None:
-            return None
-        return median(
-            speed * self.read / bandwidth for speed, bandwidth in zip(self.decode, self.bandwidth, strict=True)
-        )
 
 
 def bench_language(
@@ -71,18 +43,20 @@ def bench_language(
     if max(lengths) + tokens > model.context:
         need = max(lengths) + tokens
         raise UsageError(f"{need} tokens are needed, the context has {model.context}; load with a larger one")
-    array = np.ones(_ARRAY // 8, np.int64)
     found = []
     with model.engine.borrowed() as context, ThreadPoolExecutor(model.engine.threads) as pool:
-        _round(context, min(lengths), tokens)  # the file comes into memory
+        memory = {}
+        for length in sorted(lengths):  # the file comes into memory, and that of each length is seen without the array
+            _round(context, length, tokens)
+            memory[length] = peak_memory()
+        array = np.ones(_ARRAY // 8, np.int64)
         for length in sorted(lengths):
             seen = []
             for _ in range(rounds):
                 seen.append((*_round(context, length, tokens), _bandwidth(array, pool, model.engine.threads)))
             prefill, decode, first, bandwidth = zip(*seen, strict=True)
             read = bytes_read(model.engine.file, length + tokens // 2, model.engine.cache)
-            memory = peak_memory()
-            found.append(LanguageTiming(length, prefill, decode, first, bandwidth, read, memory))
+            found.append(LanguageTiming(length, prefill, decode, first, bandwidth, read, memory[length]))
     return tuple(found)
 
 

@@ -3,12 +3,40 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
 from .machine import Disturbance, Doubt, Machine
+
+
+@dataclass(frozen=True)
+class LanguageTiming:
+    """What was seen at one context length; each figure once a round.
+
+    `prefill` and `decode` are tokens per second, `first_token` is the seconds from `length` tokens to the next one,
+    `bandwidth` is bytes per second, `read` the bytes that a token takes (None for mixtures of experts, which read what
+    they choose), `peak_memory` the whole process's bytes so far.
+    """
+
+    length: int
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    first_token: tuple[float, ...]
+    bandwidth: tuple[float, ...]
+    read: int | None
+    peak_memory: int | None
+
+    @property
+    def share(self) -> float | None:
+        """Decode over what the bandwidth allows: the median of the rounds."""
+        if self.read is None:
+            return None
+        return median(
+            speed * self.read / bandwidth for speed, bandwidth in zip(self.decode, self.bandwidth, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -19,7 +47,8 @@ class Timing:
     engine's library, the file), `first_run_ms`, `cold_start_ms` (from the start of the process to the first output)
     and `peak_memory` (bytes; Python, NumPy and the engine included) are None where several artifacts shared the
     process, or where the system does not tell. `threads=None` left the number to the engine. `shapes` are those of
-    the inputs, `batch` the number of samples in a call.
+    the inputs, `batch` the number of samples in a call. `language` is how fast a model alone in its process reads and
+    writes text, a context length after the other; empty for others.
     """
 
     name: str
@@ -36,6 +65,7 @@ class Timing:
     machine: Machine
     disturbance: Disturbance
     doubts: tuple[Doubt, ...] = ()
+    language: tuple[LanguageTiming, ...] = ()
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -94,5 +124,12 @@ def read_timing(raw: dict[str, Any]) -> Timing:
             "machine": Machine(**raw["machine"]),
             "disturbance": Disturbance(**raw["disturbance"]),
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
+            "language": tuple(read_language(one) for one in raw.get("language", ())),
         }
     )
+
+
+def read_language(raw: dict[str, Any]) -> LanguageTiming:
+    """A LanguageTiming from the dictionary that `asdict` makes of it."""
+    figures = {name: tuple(raw[name]) for name in ("prefill", "decode", "first_token", "bandwidth")}
+    return LanguageTiming(**raw | figures)
