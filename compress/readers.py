@@ -126,9 +126,7 @@ def _sharing(module: nn.Module, example: Mapping[str, Tensor], names: Sequence[s
     return groups + [[name] for name in names if name not in ran]
 
 
-def _watched(
-    module: nn.Module, watchers: Mapping[str, Callable[[Tensor], None]], inputs: Mapping[str, Tensor]
-) -> None:
+def _watched(module: nn.Module, watchers: Mapping[str, Callable[[Tensor], None]], inputs: Mapping[str, Tensor]) -> None:
     with ExitStack() as hooks:
         for name, watch in watchers.items():
             hooks.enter_context(reading(module.get_submodule(name), watch))
