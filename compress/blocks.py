@@ -49,13 +49,17 @@ def rounded_layers(
     module = with_layers(model.module, {name: settle(layer) for name, layer in others.items()})
     result: dict[str, nn.Module] = {}
     for group in readers(model, module, names, data.calibration, who):
-        biases = {name: model.module.get_submodule(name).bias for name in group.layers}
-        made = _METHODS[rounding](group, biases, blocks)
+        made = _METHODS[rounding](group, _biases(model.module, group), blocks)
         for name, layer in group.layers.items():
             layer.weight = nn.Parameter(effective(made[name]), requires_grad=False)
         result |= made
         data.tell(f"weight_only, {rounding}: {len(result)} of {len(names)} layers")
     return result
+
+
+def _biases(module: nn.Module, group: Readers) -> dict[str, Tensor | None]:
+    """The module's own, which the layers that are made share."""
+    return {name: dict(module.get_submodule(name).named_parameters()).get("bias") for name in group.layers}
 
 
 def _gptq(group: Readers, biases: Mapping[str, Tensor | None], blocks: Blocks) -> dict[str, nn.Module]:

@@ -289,7 +289,8 @@ def _row(raw: dict[str, Any]) -> Row:
 
 
 def _alone(raw: dict[str, Any]) -> Alone:
-    return Alone(**raw | {"language": tuple(read_language(one) for one in raw.get("language", ()))})
+    figures: dict[str, Any] = raw | {"language": tuple(read_language(one) for one in raw.get("language", ()))}
+    return Alone(**figures)
 
 
 def _ms(ms: float | None) -> str:

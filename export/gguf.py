@@ -81,7 +81,7 @@ class Module:
 
     module: Any
 
-    @cached_property
+    @property
     def config(self) -> Mapping[str, Any]:
         """As the module has it; `tie_word_embeddings` only where table and head still hold the same weights."""
         config = self.module.config.to_dict()
@@ -98,8 +98,9 @@ class Module:
     @property
     def dtypes(self) -> Mapping[str, str]:
         """Raises UnsupportedError for blocks that GGUF has not."""
+        blocks = self._blocks
         return {
-            name: block_type(name, self._blocks[name]) if name in self._blocks else DTYPES.get(t.dtype, str(t.dtype))
+            name: block_type(name, blocks[name]) if name in blocks else DTYPES.get(t.dtype, str(t.dtype))
             for name, t in self._tensors.items()
         }
 
@@ -135,7 +136,7 @@ class Module:
                 found[f"{layer}.weight"] = tensor
         return found
 
-    @property
+    @cached_property
     def _tied(self) -> bool:
         """Whether one tensor can be both the table of tokens and the head."""
         table, head = (getattr(self.module, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output"))

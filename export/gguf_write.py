@@ -147,7 +147,7 @@ def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
         name = known.get_name(source.removeprefix(architecture.prefix), (".weight", ".bias"))
         if name is None and source == "lm_head.weight":
             differ = f"{source} and the table differ, and llama.cpp's {architecture.name} has one tensor for both"
-            raise UnsupportedError(f"{differ}; round both alike (weight_only with short_scales = true), or neither")
+            raise UnsupportedError(f"{differ}; exclude lm_head, or round both alike")
         if name is None:
             where = f"GGUF's {architecture.name}"
             raise ModelError(f"{source} has no place in {where}; bring the config.json of these weights")

@@ -131,5 +131,5 @@ def read_timing(raw: dict[str, Any]) -> Timing:
 
 def read_language(raw: dict[str, Any]) -> LanguageTiming:
     """A LanguageTiming from the dictionary that `asdict` makes of it."""
-    figures = {name: tuple(raw[name]) for name in ("prefill", "decode", "first_token", "bandwidth")}
-    return LanguageTiming(**raw | figures)
+    lists: dict[str, Any] = {name: tuple(raw[name]) for name in ("prefill", "decode", "first_token", "bandwidth")}
+    return LanguageTiming(**(raw | lists))

@@ -94,7 +94,8 @@ def test_the_exported_file_computes_what_the_torch_reference_does(model: Model, 
 
 def test_settings_that_cannot_be_right_are_refused():
     for wrong in (lambda: DynamicInt8(smooth=1.5), lambda: WeightOnly(bits=3), lambda: WeightOnly(block=24),
-                  lambda: WeightOnly(layers=("convolution",))):  # fmt: skip
+                  lambda: WeightOnly(layers=("convolution",)),
+                  lambda: WeightOnly(rounding="up")):  # pyright: ignore[reportArgumentType]  # fmt: skip
         with pytest.raises(UsageError, match=r"expected|known"):
             wrong()
 
