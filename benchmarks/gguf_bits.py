@@ -73,7 +73,7 @@ def judged(task: Task, step: Callable[[Model, Data], Model] | None, out: Path) -
     model = task.model if step is None else step(task.model, task.data)
     artifact = export(model, "gguf", out)
     assert task.data.score is not None
-    return artifact, task.data.score(load(artifact.path))
+    return artifact, task.data.score(load(artifact.path, threads=1))
 
 
 def words(artifact: Artifact, score: Mapping[str, float]) -> str:

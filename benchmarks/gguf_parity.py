@@ -58,7 +58,7 @@ def main() -> None:
                 convert(settings.llama_cpp, folder, official, "F32", pre="" if name == "MiniLM" else "llama-bpe")
                 figures.append(identical(name, own, official))
             figures += (embeddings if name == "MiniLM" else logits)(
-                read_source(str(folder)).model, load(artifact.path), folder
+                read_source(str(folder)).model, load(artifact.path, threads=1), folder
             )
     show("GGUF in float32", figures, notes)
 
