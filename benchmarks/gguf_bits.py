@@ -46,10 +46,11 @@ def main() -> None:
         return
     task = read_decoder(settings.tinyllm, settings.tinyllm / "texts.txt")
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    notes = [f"{watch} {versions('llama-cpp-python', 'gguf')}."]
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-        show("Mixed bits at equal bytes: 4,096 unseen tokens of the tinyllm", mixed(task, Path(folder)), notes)
-        show("Σ I (W − Ŵ)², with the importance matrix over without", errors(task, settings.tinyllm, Path(folder)))
+        show("Mixed bits at equal bytes: 4,096 unseen tokens of the tinyllm", mixed(task, Path(folder)))
+        figures = errors(task, settings.tinyllm, Path(folder))
+    about = f"{watch} {versions('llama-cpp-python', 'gguf')}."
+    show("Σ I (W − Ŵ)², with the importance matrix over without", figures, [about])
 
 
 def mixed(task: Task, folder: Path) -> list[Figure]:
