@@ -29,6 +29,21 @@ if pre:
 sys.argv = [source + "/convert_hf_to_gguf.py", *arguments]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+# Ours: a folder as GGUF and, where a type is given, quantized; prints the peak memory after each.
+OURS = """
+import json, sys
+from pathlib import Path
+from edgepress.export.gguf_quantize import quantize
+from edgepress.export.gguf_write import Pooled, write_gguf
+from edgepress.export.shards import read_shards
+from edgepress.runtime.machine import peak_memory
+folder, floats, target, kind, pooling = sys.argv[1:]
+write_gguf(read_shards(Path(folder)), Path(folder), Path(floats), pooled=Pooled(pooling, bool(pooling)))
+converted = peak_memory()
+if kind:
+    quantize(Path(floats), Path(target), kind)
+print(json.dumps([converted, peak_memory()]))
+"""
 NO_CONVERTER = "--llama-cpp names no folder with convert_hf_to_gguf.py: the official converter is left out."
 
 

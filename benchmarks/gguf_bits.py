@@ -46,10 +46,11 @@ def main() -> None:
         return
     task = read_decoder(settings.tinyllm, settings.tinyllm / "texts.txt")
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    notes = [f"{watch} {versions('llama-cpp-python', 'gguf')}."]
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-        show("Mixed bits at equal bytes: 4,096 unseen tokens of the tinyllm", mixed(task, Path(folder)), notes)
-        show("Σ I (W − Ŵ)², with the importance matrix over without", errors(task, settings.tinyllm, Path(folder)))
+        show("Mixed bits at equal bytes: 4,096 unseen tokens of the tinyllm", mixed(task, Path(folder)))
+        figures = errors(task, settings.tinyllm, Path(folder))
+    about = f"{watch} {versions('llama-cpp-python', 'gguf')}."
+    show("Σ I (W − Ŵ)², with the importance matrix over without", figures, [about])
 
 
 def mixed(task: Task, folder: Path) -> list[Figure]:
@@ -73,7 +74,7 @@ def judged(task: Task, step: Callable[[Model, Data], Model] | None, out: Path) -
     model = task.model if step is None else step(task.model, task.data)
     artifact = export(model, "gguf", out)
     assert task.data.score is not None
-    return artifact, task.data.score(load(artifact.path))
+    return artifact, task.data.score(load(artifact.path, threads=1))
 
 
 def words(artifact: Artifact, score: Mapping[str, float]) -> str:

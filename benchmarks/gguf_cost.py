@@ -1,44 +1,24 @@
-"""What a conversion to GGUF costs: seconds beside the official converter, and memory for a model of 7 B parameters.
+"""How long a conversion to GGUF and a quantization take, beside the official converter and llama.cpp's own function.
 
     python benchmarks/gguf_cost.py --llama-cpp FOLDER
 
 FOLDER is llama.cpp's source. Both convert and quantize to Q4_K_M, in turn, each in a process of its own from its start
 to its end: ours with `write_gguf` and `quantize`, which plans before and checks after; the peer with its converter and
-then a bare call of llama.cpp's `llama_model_quantize`, as `llama-quantize` does it. The 7 B-shaped checkpoint has
-random weights in bfloat16; it and its file take 27 GB in the folder --scratch meanwhile.
+then a bare call of llama.cpp's `llama_model_quantize`, as `llama-quantize` does it.
 """
 
 import argparse
-import json
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
 import numpy as np
 from _common import Figure, Watch, minilm, quartiles, ratio, show, times, versions
-from _llamas import NO_CONVERTER, OFFICIAL, Shape, has_converter, need_room, options, run, source_option, write_llama
+from _llamas import NO_CONVERTER, OFFICIAL, OURS, Shape, has_converter, options, run, source_option, write_llama
 
 TYPE = "Q4_K_M"
 SMALL = Shape(layers=7, hidden=1024, neurons=2816, heads=16, pairs=16)  # 310 MB
-SEVEN = Shape(layers=32, hidden=4096, neurons=11008, heads=32, pairs=32)  # 13.5 GB
-GIGABYTES = 2.0
-OURS = """
-import json, sys
-from pathlib import Path
-from edgepress.export.gguf_quantize import quantize
-from edgepress.export.gguf_write import Pooled, write_gguf
-from edgepress.export.shards import read_shards
-from edgepress.runtime.machine import peak_memory
-folder, floats, target, kind, pooling = sys.argv[1:]
-write_gguf(read_shards(Path(folder)), Path(folder), Path(floats), pooled=Pooled(pooling, bool(pooling)))
-converted = peak_memory()
-if kind:
-    quantize(Path(floats), Path(target), kind)
-print(json.dumps([converted, peak_memory()]))
-"""
 QUANTIZE = """
 import ctypes, llama_cpp
 parameters = llama_cpp.llama_model_quantize_default_params()
@@ -49,10 +29,9 @@ assert llama_cpp.llama_model_quantize(arguments[-1].encode(), b"%s", ctypes.byre
 
 def main() -> None:
     """Convert, print."""
-    parser = options("Seconds and memory of a conversion to GGUF.")
+    parser = options("Seconds of a conversion to GGUF, beside the official converter.")
     source_option(parser)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn (5)")
-    parser.add_argument("--without-seven", action="store_true", help="leave the model of 7 billion parameters out")
     settings, watch = parser.parse_args(), Watch()
     settings.scratch.mkdir(parents=True, exist_ok=True)
     figures = []
@@ -66,9 +45,6 @@ def main() -> None:
     if not has_converter(settings.llama_cpp):
         notes.append(NO_CONVERTER)
     show(f"To GGUF and {TYPE}", figures, notes)
-    if not settings.without_seven:
-        watch = Watch()
-        show("A Llama of 7 B's shape", seven(settings.scratch), [str(watch)])
 
 
 def beside(name: str, folder: Path, stored: str, settings: argparse.Namespace) -> list[Figure]:
@@ -104,26 +80,6 @@ def taken(code: str, *arguments: object) -> float:
 def same(own: Path, official: Path) -> str:
     found, wanted = ({t.name: t.data.tobytes() for t in gguf.GGUFReader(path).tensors} for path in (own, official))
     return f"{sum(found.get(name) == held for name, held in wanted.items())} of {len(wanted)}"
-
-
-def seven(scratch: Path) -> Sequence[Figure]:
-    """Seconds and peak memory of a conversion, and what quantizing adds; the checkpoint is deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    try:
-        need_room(folder, 5 * SEVEN.parameters)
-        write_llama(folder / "model", SEVEN)
-        start = time.perf_counter()
-        converted, _ = json.loads(run(OURS, folder / "model", folder / "raw.gguf", "", "", ""))
-        seconds = time.perf_counter() - start
-        size = (folder / "raw.gguf").stat().st_size
-    finally:
-        shutil.rmtree(folder)
-    reached = converted / 1e9
-    how = f"{SEVEN.parameters / 1e9:.2f} B parameters, 33 shards, {size / 1e9:.1f} GB in BF16"
-    return [
-        Figure("peak memory of the conversion", f"{reached:.2f} GB", f"< {GIGABYTES} GB", reached < GIGABYTES, how),
-        Figure("seconds", f"{seconds:.0f} s ({size / 1e6 / seconds:.0f} MB/s)", how="reading and writing one disk"),
-    ]
 
 
 if __name__ == "__main__":

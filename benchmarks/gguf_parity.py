@@ -41,7 +41,7 @@ def main() -> None:
     tinyllm_option(parser)
     settings, watch = parser.parse_args(), Watch()
     folders = {"MiniLM": minilm()}
-    notes = [f"{watch} {versions('llama-cpp-python', 'gguf', 'transformers')}."]
+    notes = []
     if has_model(settings.tinyllm):
         folders["tinyllm"] = settings.tinyllm
     else:
@@ -58,9 +58,10 @@ def main() -> None:
                 convert(settings.llama_cpp, folder, official, "F32", pre="" if name == "MiniLM" else "llama-bpe")
                 figures.append(identical(name, own, official))
             figures += (embeddings if name == "MiniLM" else logits)(
-                read_source(str(folder)).model, load(artifact.path), folder
+                read_source(str(folder)).model, load(artifact.path, threads=1), folder
             )
-    show("GGUF in float32", figures, notes)
+    about = f"{watch} {versions('llama-cpp-python', 'gguf', 'transformers')}."
+    show("GGUF in float32", figures, [about, *notes])
 
 
 def identical(name: str, own: Path, official: Path) -> Figure:
