@@ -2,15 +2,9 @@
 
     x Wᵀ = (x / s) (W·s)ᵀ,    s_j = (E|x_j|)^α,    α = argmin E‖(W − Q(W·s)/s) x‖²,   α in {0, 1/20, …, 19/20}
 
-<<<<<<< HEAD
 Lin et al., MLSys 2024. A common factor of s moves no weight to another integer; it is chosen so that the largest and
 the smallest s are as far from 1. At α = 0 nothing is scaled: the result is never worse than rounding on the same data.
 Layers that read the same tensor share one s: x is divided once.
-=======
-Lin et al., MLSys 2024. A common factor of s moves no weight to another integer; it is chosen so that the largest
-and the smallest s are as far from 1. At α = 0 nothing is scaled, so the result is never worse than
-rounding on the same data. Layers that read the same tensor share one s: x is divided once.
->>>>>>> rounding
 """
 
 from collections.abc import Callable, Sequence
