@@ -63,7 +63,7 @@ def test_the_outputs_of_a_layer_change_less_on_its_real_inputs(task: Task):
         step = WeightOnly(rounding=rounding, include=(name,), layers=("linear",))
         layer = step(task.model, task.data).module.get_submodule(name)
         losses[rounding] = float((layer(x) - x @ w.T).square().sum().detach())
-    assert losses["gptq"] < 0.8 * losses["nearest"]
+    assert losses["gptq"] < 0.9 * losses["nearest"]
     assert losses["awq"] <= losses["nearest"]
 
 

@@ -108,6 +108,8 @@ def test_what_is_left_to_the_format_is_filled_in_where_the_recipe_does_not_say_i
         assert step == WeightOnly(symmetric=symmetric, short_scales=False)
     (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "tflite").passes
     assert step == WeightOnly(symmetric=True, short_scales=True)
+    (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "gguf").passes
+    assert step == WeightOnly(short_scales=True)
 
 
 NESTED = """
