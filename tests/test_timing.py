@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgepress.runtime.errors import DataError
 from edgepress.runtime.machine import Disturbance, Doubt, Machine
-from edgepress.runtime.timing import Timing, from_json, read_timing, to_json
+from edgepress.runtime.timing import LanguageTiming, Timing, from_json, read_timing, to_json
 
 MACHINE = Machine("aarch64", "Cortex-A76", 4, 8192, "Linux 6.6", "3.12.1", "ondemand", 2400.0, 48.2, 0.3)
 TIMING = Timing(
@@ -88,7 +88,7 @@ def test_what_no_bench_printed_is_refused_with_its_beginning(text):
     assert repr(text[:60]) in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", list(asdict(TIMING)))
+@pytest.mark.parametrize("missing", [name for name in asdict(TIMING) if name != "language"])
 def test_a_timing_lacks_nothing(missing):
     raw = asdict(TIMING)
     del raw[missing]
@@ -101,3 +101,17 @@ def test_a_figure_that_is_unknown_here_is_refused():
     raw[0]["energy"] = 1.5
     with pytest.raises(DataError, match="energy"):
         from_json(json.dumps(raw))
+
+
+def test_a_timing_of_an_older_version_tells_nothing_of_text():
+    raw = asdict(TIMING)
+    del raw["language"]
+    assert read_timing(raw).language == ()
+
+
+def test_what_is_seen_of_a_language_model_comes_back_and_gives_its_share():
+    seen = LanguageTiming(128, (90.0, 100.0), (40.0, 50.0), (1.3, 1.2), (1e10, 1e10), 100_000_000, None)
+    raw = json.loads(to_json([replace(TIMING, language=(seen,))]))
+    assert from_json(json.dumps(raw))[0].language == (seen,)
+    assert seen.share == pytest.approx(0.45)
+    assert replace(seen, read=None).share is None
