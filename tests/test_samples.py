@@ -92,9 +92,9 @@ def test_the_encoder_that_other_tests_use_is_the_real_one(minilm: Path):
 
 @pytest.fixture(scope="module")
 def small_llama(tinyllm_sample: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, float]:
-    """The sample's folder after 20 steps, and the perplexity of unseen text before and after."""
+    """The sample's folder after 60 steps, and the perplexity of unseen text before and after."""
     folder = tmp_path_factory.mktemp("tinyllm") / "small"
-    return folder, *tinyllm_sample.make(folder, tinyllm_sample.SMALL, steps=20)
+    return folder, *tinyllm_sample.make(folder, tinyllm_sample.SMALL, steps=60)
 
 
 def test_the_small_llama_learns_and_loads_with_transformers(small_llama: tuple[Path, float, float]):

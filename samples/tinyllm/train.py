@@ -35,7 +35,7 @@ from edgepress.compress.data import Data, batches
 from edgepress.compress.terminal import progress
 from edgepress.compress.train import Training, train
 
-WINDOW, BATCH = 256, 4  # tokens that the model sees at once; windows in a step
+WINDOW, BATCH = 256, 1  # tokens that the model sees at once; windows in a step: with few tokens, many small steps
 BEGIN, END, CHAT_BEGIN, CHAT_END = SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 QUESTIONS = ("What does {} do?", "What is {} for?", "Explain {}.")
 TEMPLATE = (
@@ -238,12 +238,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to train (default: 10)")
     parser.add_argument("--steps", type=int, default=0, help="how many steps to train, instead of minutes")
-    parser.add_argument("--small", action="store_true", help="1 M parameters and 60 steps, to try things with")
+    parser.add_argument("--small", action="store_true", help="1 M parameters and 240 steps, to try things with")
     given = parser.parse_args(arguments)
     if given.folder.exists() and any(given.folder.iterdir()) and not (given.folder / "training").is_dir():
         parser.error(f"{given.folder} is not empty; name another folder, or remove it")
     size = SMALL if given.small else FULL
-    make(given.folder, size, steps=given.steps or 60 * given.small, minutes=given.minutes)
+    make(given.folder, size, steps=given.steps or 240 * given.small, minutes=given.minutes)
 
 
 if __name__ == "__main__":
