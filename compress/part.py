@@ -37,6 +37,7 @@ def part(
         return
     from ..export.bisect import bisect
     from ..export.follow import operations
+    from ..export.values import READABLE
 
     tell("tracing the source")
     try:
@@ -47,6 +48,9 @@ def part(
     for pair in pairs:
         tell(f"looking for the layer where {pair.a} and {pair.b} part")
         files = [_file(name, models.get(name)) for name in (pair.a, pair.b)]
+        if closed := [file.name for file in files if file.path is not None and file.format not in READABLE]:
+            yield Parted(pair, None, f"what is computed inside {closed[0]} cannot be read")
+            continue
         try:
             inputs = shared_inputs(source.model.example, samples[pair.worst].inputs, files)
             found = bisect(graph, inputs, *files) if inputs is not None else None

@@ -248,6 +248,8 @@ def _limits(models: Mapping[str, LoadedModel]) -> dict[str, int]:
         for label, lengths in model.engine.needs.get("lengths", {}).items():
             if label not in pieces:
                 limits[label] = min(max(lengths), limits.get(label, max(lengths)))
+        for label, longest in model.engine.needs.get("longest", {}).items():
+            limits[label] = min(longest, limits.get(label, longest))
     return limits
 
 

@@ -180,9 +180,9 @@ def compare(x: Arrays, y: Arrays) -> Comparison:
     difference = max(_difference(a, b) for a, b in pairs)
     if "logits" not in x or not np.isfinite(difference):
         return Comparison(cosines, difference, np.empty(0), np.empty(0))
-    same_top1 = x["logits"].argmax(-1) == y["logits"].argmax(-1)
+    same_top1 = (x["logits"].argmax(-1) == y["logits"].argmax(-1)).ravel()  # of a language model: at each position
     p, q = (_log_softmax(side["logits"].astype(np.float64)) for side in (x, y))
-    return Comparison(cosines, difference, same_top1, (np.exp(p) * (p - q)).sum(-1))
+    return Comparison(cosines, difference, same_top1, (np.exp(p) * (p - q)).sum(-1).ravel())
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def file_values(path: Path, format_: str, inputs: Arrays) -> list[Value]:
     `inputs` have the shapes that the file itself has (see `fixed_shapes`). Raises UnknownName for a format that is not
     looked into, EngineError where the file does not run.
     """
-    found = known_format(format_, _READERS)(path, inputs)
+    found = known_format(format_, READABLE)(path, inputs)
     return [Value(name, place, array) for place, (name, array) in enumerate(found)]
 
 
@@ -114,4 +114,4 @@ def _first(interpreter: Any) -> Any:
     return found
 
 
-_READERS: dict[str, Callable[[Path, Arrays], Iterator[tuple[str, np.ndarray]]]] = {"onnx": _onnx, "tflite": _tflite}
+READABLE: dict[str, Callable[[Path, Arrays], Iterator[tuple[str, np.ndarray]]]] = {"onnx": _onnx, "tflite": _tflite}

@@ -56,7 +56,8 @@ class Artifact:
 
     `tolerance` is the largest difference to the golden outputs, relative to their largest magnitude, that a correct
     engine may show; `source` says what it was made from (kind, sha256), `tools` which versions made it. `needs` is what
-    the file asks for beyond its ports: `lengths` that its free axes are run at, the `engine` that computes it rightly.
+    the file asks for beyond its ports: `lengths` that its free axes are run at, the `longest` that they take, the
+    `engine` that computes it rightly.
     """
 
     path: Path

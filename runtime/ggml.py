@@ -114,7 +114,8 @@ def start(
         pool = _no_pooling(path)
         inputs, outputs = (_IDS,), (Port(LOGITS, "float32", ("batch", "sequence", model.words)),)
         run = _logits_runner(model, workers, longest)
-    return GgmlEngine(inputs, outputs, ("cpu",), run, model, file, workers, size, cache or "f16", pool)
+    needs = {"longest": {"sequence": longest}}
+    return GgmlEngine(inputs, outputs, ("cpu",), run, model, file, workers, size, cache or "f16", pool, needs)
 
 
 def _context_size(path: Path, model: Model, asked: int | None) -> int:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgepress.compress.gguf_folder import convert, plan_model
-from edgepress.runtime import load, read_artifact
+from edgepress.compress.recipe import find_recipe
+from edgepress.compress.source import read_source
+from edgepress.export.formats import export
+from edgepress.export.gguf_quantize import plan
+from edgepress.runtime import load, read_artifact, read_family
 from edgepress.runtime.errors import ModelError, UnknownName, UnsupportedError
 from edgepress.runtime.language import LanguageModel
 
@@ -108,3 +113,26 @@ def test_memory_stays_near_one_tensor(folder: Path, tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < path.stat().st_size / 4
     assert read_artifact(path).format == "gguf"
+
+
+def test_a_family_of_onnx_and_gguf_is_one_model(folder: Path, tmp_path: Path):
+    done = edgepress(
+        *f"export {folder} --to onnx,gguf --out {tmp_path / 'family'} --data {folder / 'texts.txt'}".split()
+    )
+    assert done.code == 0, done.out + done.err
+    held = read_family(tmp_path / "family").parity
+    assert held is not None
+    assert [pair["top1"] for pair in held["pairs"]] == [1.0, 1.0, 1.0]
+
+
+def test_a_pruned_model_is_written_with_the_sizes_that_are_left(folder: Path, tmp_path: Path):
+    recipe = tmp_path / "lean.toml"
+    recipe.write_text('description = "Lean."\n[[pass]]\nname = "structured"\nneurons = 0.5\n')
+    found = read_source(str(folder), folder / "texts.txt")
+    assert found.data.score is not None
+    lean = find_recipe(str(recipe))(found.model, found.data)
+    artifact = export(lean, "gguf", tmp_path / "lean")
+    assert next(one.shape for one in plan(artifact.model, "F32") if one.name == "blk.0.ffn_up.weight") == (64, 256)
+    ids = {"input_ids": np.arange(5, 25).reshape(1, 20)}
+    wanted = lean.module(input_ids=torch.from_numpy(ids["input_ids"])).detach().numpy()
+    assert np.abs(load(artifact.path)(**ids)["logits"] - wanted).max() < 1e-4

@@ -129,3 +129,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
     with pytest.raises(UsageError, match="take no sample both"):
         hold([side("a", refuses), side("b", refuses)], [sample()])
+
+
+def test_a_language_models_logits_count_at_each_position_whatever_the_length():
+    rng = np.random.default_rng(0)
+    short, long = rng.normal(size=(2, 3, 5)), rng.normal(size=(1, 7, 5))
+    for logits, count in ((short, 6), (long, 7)):
+        found = compare({"logits": logits}, {"logits": logits})
+        assert found.same_top1.shape == found.kl.shape == (count,)
