@@ -49,10 +49,10 @@ def main() -> None:
         write_gguf(read_shards(folder / "model"), folder / "model", folder / "raw.gguf")
         for kind in KINDS:
             quantize(folder / "raw.gguf", folder / f"{kind}.gguf", kind)
-            figures += decoded(
-                kind, folder / f"{kind}.gguf", memory, settings.tokens, settings.rounds, settings.threads
-            )
-    title = f"A Llama of {ONE.parameters / 1e9:.2f} B parameters, {settings.threads} threads"
+            for threads in dict.fromkeys(settings.threads):
+                path = folder / f"{kind}.gguf"
+                figures += decoded(kind, path, memory, settings.tokens, settings.rounds, threads)
+    title = f"A Llama of {ONE.parameters / 1e9:.2f} B parameters"
     show(title, figures, [f"{watch} {versions('llama-cpp-python')}."])
 
 
