@@ -110,7 +110,7 @@ def explain(
 
 @options.example(
     "edgepress export samples/digits/task.py --to onnx,tflite --out out/digits\n"
-    "edgepress export smollm --to gguf --type Q4_K_M --data texts.txt --out out/smollm"
+    "edgepress export smollm --to gguf --type Q4_K_M --data texts.txt --out q4"
 )
 @click.command()
 @click.argument("model")
