@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 
 from ..runtime.errors import ModelError, UnknownName, UnsupportedError
+from ..runtime.gguf_file import Tensor, read_gguf
 from ..runtime.llama import library, listening, log, reason
 from .gguf_write import FLOATS
 
@@ -63,14 +64,15 @@ def plan(source: Path, type: str, *, types: Mapping[str, str] | None = None, imp
     """What `quantize` will make of each tensor, as llama.cpp itself says; nothing is written.
 
     `source` may be a file whose weights are not filled in. `importance` says that there will be an importance matrix,
-    which some types are chosen by. Raises UnknownName for a type, ModelError where llama.cpp refuses the file.
+    which some types are chosen by. Raises UnknownName for a type, ArtifactError for a damaged file,
+    ModelError where llama.cpp refuses it.
 
     >>> [p.name for p in plan(Path("smollm.gguf"), "Q4_K_M") if p.substituted]
     []
     """
     number = file_type(type)
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
-    matrix = {name: np.ones(int(t.shape[0]), np.float32) for name, t in stored.items()} if importance else {}
+    stored = {tensor.name: tensor for tensor in read_gguf(source).tensors}
+    matrix = {name: np.ones(t.shape[-1], np.float32) for name, t in stored.items()} if importance else {}
     if _run(source, Path(), number, _overrides(types or {}, stored), matrix, dry=True):
         raise ModelError(f"{source} cannot be quantized: {reason()}")
     text = log()
@@ -95,7 +97,7 @@ def quantize(
     are not finite or the matrix does not fit, UnsupportedError where a type needs a matrix and there is none.
     """
     number = file_type(type)
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    stored = {tensor.name: tensor for tensor in read_gguf(source).tensors}
     _refuse_misfits(importance or {}, stored)
     planned = plan(source, type, types=types, importance=bool(importance))
     if _run(source, target, number, _overrides(types or {}, stored), importance or {}, threads=threads):
@@ -103,7 +105,7 @@ def quantize(
         if "imatrix" in log() or "importance matrix" in log():
             raise UnsupportedError(f"{type} needs to know which inputs matter; give it text: --data texts.txt")
         raise ModelError(f"{source} cannot be quantized to {type}: {reason()}")
-    written = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
+    written = {tensor.name: tensor.type for tensor in read_gguf(target).tensors}
     for one in planned:
         if written.get(one.name) != one.type:
             raise ModelError(f"llama.cpp wrote {one.name} as {written.get(one.name)} and had said {one.type}")
@@ -117,26 +119,24 @@ def file_type(name: str) -> int:
     return FILE_TYPES[name]
 
 
-def _planned(tensor: gguf.ReaderTensor, becomes: str | None, wanted: str | None) -> Planned:
+def _planned(tensor: Tensor, becomes: str | None, wanted: str | None) -> Planned:
     names = {kind.name.lower(): kind for kind in gguf.GGMLQuantizationType}
-    kind = tensor.tensor_type if becomes is None else names[becomes.lower()]
+    kind = names[(becomes or tensor.type).lower()]
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    shape = tuple(int(n) for n in reversed(tensor.shape))
-    bytes_ = int(np.prod(shape)) // block * size
     asked = kind if wanted is None else names[wanted.lower()]
-    return Planned(tensor.name, shape, tensor.tensor_type.name, kind.name, asked.name, bytes_)
+    return Planned(tensor.name, tensor.shape, tensor.type, kind.name, asked.name, tensor.size // block * size)
 
 
-def _refuse_misfits(importance: Mapping[str, np.ndarray], stored: Mapping[str, gguf.ReaderTensor]) -> None:
+def _refuse_misfits(importance: Mapping[str, np.ndarray], stored: Mapping[str, Tensor]) -> None:
     for name, values in importance.items():
         if name not in stored:
             raise UnknownName("tensor", name, stored)
-        if values.shape != (int(stored[name].shape[0]),) or not np.isfinite(values).all():
+        if values.shape != (stored[name].shape[-1],) or not np.isfinite(values).all():
             raise ModelError(f"the importance of {name} has the shape {list(values.shape)}; its rows are "
-                             f"{int(stored[name].shape[0])} long, and it must be finite")  # fmt: skip
+                             f"{stored[name].shape[-1]} long, and it must be finite")  # fmt: skip
 
 
-def _overrides(types: Mapping[str, str], stored: Mapping[str, gguf.ReaderTensor]) -> Sequence[tuple[bytes, int]]:
+def _overrides(types: Mapping[str, str], stored: Mapping[str, Tensor]) -> Sequence[tuple[bytes, int]]:
     found = []
     for name, kind in types.items():
         if name not in stored:

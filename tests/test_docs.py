@@ -80,7 +80,7 @@ def _started(folder: Path, digits_task: Path, minilm: Path, files: Sequence[Path
     """What a reader has: the sample, trained already, an encoder's and a decoder's folder, texts, GGUF files."""
     sample = folder / "samples" / "digits" / "task.py"
     sample.parent.mkdir(parents=True)
-    """What a reader has: the sample, trained already, an encoder's and a decoder's folder, text, GGUF files."""
+    sample.write_text(digits_task.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm, target_is_directory=True)
     write_decoder(folder / "tiny-llama")
     for file in files:
