@@ -1,6 +1,6 @@
 """How much memory a Llama of 7 billion parameters takes on its way to GGUF.
 
-    python benchmarks/gguf_memory.py
+    python benchmarks/gguf_memory.py --seven
 
 The checkpoint has random weights in bfloat16, in 33 shards. It and its file take 27 GB in the folder --scratch, and are
 deleted afterwards; --quantize TYPE wants 4 GB more, and minutes.
@@ -24,7 +24,11 @@ def main() -> None:
     """Write, convert, delete, print."""
     parser = options("Memory of a conversion to GGUF.")
     parser.add_argument("--quantize", default="", metavar="TYPE", help="quantize it too, and tell of that")
+    parser.add_argument("--seven", action="store_true", help="do it: 27 GB of disk meanwhile, and minutes")
     settings, watch = parser.parse_args(), Watch()
+    if not settings.seven:
+        show("A Llama of 7 B's shape", [], ["It takes 27 GB of disk meanwhile, and minutes; --seven runs it."])
+        return
     settings.scratch.mkdir(parents=True, exist_ok=True)
     figures = seven(settings.scratch, settings.quantize)
     show("A Llama of 7 B's shape", figures, [str(watch)])
