@@ -92,10 +92,9 @@ class Terminal:
 
     def __init__(self, *arguments: object) -> None:
         self.here, there = pty.openpty()
-        self.process = subprocess.Popen(
-            [EDGEPRESS, *map(str, arguments)], stdin=there, stdout=there, stderr=there, start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(there), os.O_RDWR)),
-        )  # fmt: skip
+        # setsid makes the terminal the command's own; Python's way to would run code between fork and exec
+        command = ["setsid", "--ctty", EDGEPRESS, *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there)
         os.close(there)
         self.said = ""
 
