@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from ..export.shards import INDEX, SINGLE, shard_files
 from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
 
 # Model types whose masks and positions were traced with free axes and compared with the original.
@@ -87,31 +88,9 @@ def read_config(folder: Path, kinds: Sequence[str]) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The file with the weights, or the index and the shards that it names.
-
-    Raises ModelError where one is missing, and where a shard lies there that nothing names: it is of another model.
-    """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        _refuse_others(folder, ())
-        return [single]
-    if not index.is_file():
-        raise ModelError(f"{folder} has no model.safetensors; pickles (.bin, .pt) are never loaded: convert them")
-    with reading(index):
-        shards = sorted(set(read_json(index)["weight_map"].values()))
-        for name in shards:
-            if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
-                raise ModelError(f"{index} names the file {name!r}, which {folder} has not; copy the whole folder")
-    _refuse_others(folder, shards)
-    return [index, *(folder / name for name in shards)]
-
-
-def _refuse_others(folder: Path, shards: Sequence[str]) -> None:
-    """Raise ModelError for a shard that is none of those that are read."""
-    others = sorted({path.name for path in folder.glob("model-*-of-*.safetensors")} - set(shards))
-    if others:
-        found = f"{folder} has the shard {others[0]}, which nothing there names"
-        raise ModelError(f"{found}; remove what belongs to another model")
+    """The file with the weights, or the index and the shards that it names. Raises what `shard_files` raises."""
+    files = shard_files(folder)
+    return [*([] if files[0].name == SINGLE else [folder / INDEX]), *files]
 
 
 def sha256(files: Sequence[Path]) -> str:

@@ -82,11 +82,25 @@ def read_shards(folder: Path) -> Shards:
 
 
 def shard_files(folder: Path) -> Sequence[Path]:
-    """The files with the weights. Raises ModelError where one is missing, or is a pickle."""
+    """The files with the weights.
+
+    Raises ModelError where one is missing or is a pickle, and where a shard lies there that nothing names: it is of
+    another model.
+    """
     if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
+        names = [SINGLE]
+    elif (folder / INDEX).is_file():
+        names = _named(folder)
+    else:
         raise ModelError(f"{folder} has no {SINGLE}; pickles (.bin, .pt) are never loaded: convert them")
+    if others := sorted({path.name for path in folder.glob("model-*-of-*.safetensors")} - set(names)):
+        found = f"{folder} has the shard {others[0]}, which nothing there names"
+        raise ModelError(f"{found}; remove what belongs to another model")
+    return [folder / name for name in names]
+
+
+def _named(folder: Path) -> list[str]:
+    """The shards that the index names, each of which must be there."""
     weights = _json(folder / INDEX).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise ModelError(f"{folder / INDEX} has no weight_map; copy the whole folder")
@@ -94,10 +108,7 @@ def shard_files(folder: Path) -> Sequence[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
             raise ModelError(f"{folder / INDEX} names the file {name!r}, which {folder} has not; copy the whole folder")
-    lying = {path.name for path in folder.glob("model-*-of-*.safetensors")}
-    if extra := sorted(lying - set(names)):
-        raise ModelError(f"{folder / extra[0]} is no shard that {INDEX} names; take it away, or copy the folder again")
-    return [folder / name for name in names]
+    return names
 
 
 def _header(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -116,5 +127,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}; expected a Hugging Face folder with it") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__}; expected an object")
+        found = f"it holds a {type(found).__name__}, expected a dict"
+        raise ModelError(f"{path} cannot be read: {found}; save or copy it again")
     return found

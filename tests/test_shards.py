@@ -57,7 +57,7 @@ def test_a_missing_shard_is_named(sharded: Path):
 
 def test_a_shard_too_many_is_named(sharded: Path):
     shutil.copy(sharded / "model-00002-of-00002.safetensors", sharded / "model-00003-of-00003.safetensors")
-    with pytest.raises(ModelError, match=r"model-00003-of-00003.safetensors is no shard"):
+    with pytest.raises(ModelError, match=r"the shard model-00003-of-00003.safetensors, which nothing there names"):
         read_shards(sharded)
 
 
@@ -102,7 +102,7 @@ def test_a_folder_of_pickles_is_refused(folder: Path, tmp_path: Path):
 def test_a_damaged_config_is_one_line(folder: Path, tmp_path: Path, content: str):
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=r"config.json (cannot be read|holds a list)"):
+    with pytest.raises(ModelError, match=r"config.json cannot be read: "):
         read_shards(tmp_path / "copy")
 
 
