@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from ..export.model import Model
+from ..export.shards import shard_files, weights_sha256
 from ..runtime.errors import DataError, ModelError, UnsupportedError
 from .data import Batch, Data
 from .divergence import divergence
-from .hugging_face import DECODERS, read_config, read_vocabulary, reading, refuse_unfilled, sha256, weight_files
+from .hugging_face import DECODERS, read_config, read_vocabulary, reading, refuse_unfilled
 from .source import Task
 
 # Tokens of a window, and how many windows calibrate, judge (4096 tokens: one is 0.02 points) and watch a training.
@@ -52,7 +53,8 @@ def read_decoder(folder: Path, texts: Path | None) -> Task:
     >>> read_decoder(Path("SmolLM2-135M"), Path("texts.txt")).model.outputs
     ('logits',)
     """
-    config, weights = read_config(folder, DECODERS), weight_files(folder)
+    config = read_config(folder, DECODERS)
+    shard_files(folder)
     tokenizer = read_vocabulary(folder, config)
     module = TextDecoder(_module(folder, config)).eval()
     longest = config.max_position_embeddings
@@ -67,7 +69,7 @@ def read_decoder(folder: Path, texts: Path | None) -> Task:
         outputs=("logits",),
         axes={"input_ids": {0: "batch", 1: "sequence"}},
         assets={name: (folder / name).read_bytes() for name in _ASSETS if (folder / name).is_file()},
-        source={"kind": "hugging-face", "sha256": sha256(weights)},
+        source={"kind": "hugging-face", "sha256": weights_sha256(folder)},
         lengths={"sequence": (longest,)} if longest < _WINDOW else {},
     )
     if not windows:

@@ -3,7 +3,6 @@
 What decoders need beside the files is in decoder.py.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from ..export.shards import INDEX, SINGLE, shard_files
+from ..export.shards import shard_files, weights_sha256
 from ..runtime.errors import EdgepressError, ModelError, UnsupportedError
 
 # Model types whose masks and positions were traced with free axes and compared with the original.
@@ -57,11 +56,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     >>> read_checkpoint(Path("all-MiniLM-L6-v2")).pooling
     'mean'
     """
-    config, weights = read_config(folder, ENCODERS), weight_files(folder)
+    config = read_config(folder, ENCODERS)
+    shard_files(folder)
     tokenizer = _tokenizer(folder, config)
     module, labels = _module(folder, config)
     pooling, normalize = read_head(folder)
-    return Checkpoint(module, tokenizer, labels, pooling, normalize, sha256(weights))
+    return Checkpoint(module, tokenizer, labels, pooling, normalize, weights_sha256(folder))
 
 
 def model_type(folder: Path) -> str | None:
@@ -85,21 +85,6 @@ def read_config(folder: Path, kinds: Sequence[str]) -> Any:
     logging.disable_progress_bar()
     with reading(folder / "config.json"):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The file with the weights, or the index and the shards that it names. Raises what `shard_files` raises."""
-    files = shard_files(folder)
-    return [*([] if files[0].name == SINGLE else [folder / INDEX]), *files]
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """One digest over all files: of a single one, what `sha256sum` says."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            hashlib.file_digest(stream, lambda: digest)
-    return digest.hexdigest()
 
 
 def read_vocabulary(folder: Path, config: Any) -> Tokenizer:

@@ -18,16 +18,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ..runtime.artifact import Artifact, Step, describe
+from ..runtime.artifact import Artifact, Step
 from ..runtime.errors import UnsupportedError, UsageError
 from .formats import TOLERANCE, Draft, build
 from .gguf_blocks import BLOCKS, block_type, packed
 from .gguf_quantize import Planned, quantize
+from .gguf_tokenizer import read_tokenizer
 from .gguf_write import DTYPES, FLOATS, UNPOOLED, Pooled, write_gguf
 from .model import FLOATING, Ggml, Model
 from .qtensor import QTensor
 from .quantized import BlockEmbedding, BlockLinear
-from .shards import Shards, Tensors
+from .shards import Shards, Tensors, weights_sha256
 
 FILE, RAW = "model.gguf", "raw.gguf"
 Tell = Callable[[str], None]
@@ -195,19 +196,19 @@ def export_folder(
         tell("running the golden samples")
         return into / FILE
 
-    assets = {name: (folder / name).read_bytes() for name in ("tokenizer.json",)}
+    coder = read_tokenizer(folder)
     history = (Step("ggml", {"type": ggml.type, "types": dict(ggml.types)}),) if ggml.type else ()
-    source = {"kind": "hugging-face", "sha256": describe(next(iter(shards.files.values()))).sha256}
+    source = {"kind": "hugging-face", "sha256": weights_sha256(folder)}
+    assets = {"tokenizer.json": (folder / "tokenizer.json").read_bytes()}
     draft = Draft(
-        folder.resolve().name, "gguf", write_file, _samples(shards), assets,
-        TOLERANCE["quantized" if planned or ggml.type not in ("", *FLOATS) else "float32"], history, source,
+        folder.resolve().name, "gguf", write_file, _samples(shards, coder), assets,
+        TOLERANCE["float32" if ggml.type in ("", *FLOATS) else "quantized"], history, source,
     )  # fmt: skip
     return build(draft, out, force=force), planned
 
 
-def _samples(shards: Shards) -> list[dict[str, np.ndarray]]:
+def _samples(shards: Shards, coder: Tokenizer) -> list[dict[str, np.ndarray]]:
     """Token ids to run a file on: one text, and two of one length."""
-    coder = Tokenizer.from_file(str(shards.folder / "tokenizer.json"))
     coder.no_padding()
     ids = coder.encode(_TEXT).ids
     length = min(16, len(ids) // 2, int(shards.config.get("max_position_embeddings", 16)))

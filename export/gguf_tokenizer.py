@@ -55,12 +55,8 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     >>> read_vocabulary(Path("smollm"), 49152).pre
     'smollm'
     """
-    path = folder / "tokenizer.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        coder = Tokenizer.from_str(json.dumps(raw))
-    except Exception as error:
-        raise ModelError(f"{path} cannot be read: {error}; expected a tokenizer that transformers saved") from error
+    path, coder = folder / "tokenizer.json", read_tokenizer(folder)
+    raw = json.loads(path.read_text(encoding="utf-8"))
     by_id = {number: token for token, number in coder.get_vocab(with_added_tokens=True).items()}
     if max(by_id) >= size:
         raise ModelError(f"{path} has the token {max(by_id)}, the model's table {size} rows; bring those that fit")
@@ -73,6 +69,15 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     tokens = tuple(by_id.get(i, f"[PAD{i}]") for i in range(size))
     kinds = tuple(_kind(i, by_id, added) for i in range(size))
     return read(raw, coder, tokens, kinds)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder. Raises ModelError where there is none, or a damaged one."""
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library's own are plain ones
+        raise ModelError(f"{path} cannot be read: {error}; expected a tokenizer that transformers saved") from error
 
 
 def _kind(number: int, by_id: Mapping[int, str], added: Mapping[int, Mapping[str, Any]]) -> int:

@@ -200,7 +200,12 @@ def _tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary, folder: Path) ->
         writer.add_add_space_prefix(vocabulary.space_prefix)
     if vocabulary.unicode:
         writer.add_string(UNICODE, vocabulary.unicode)
-    special = gguf.SpecialVocab(folder, load_merges=vocabulary.model == "gpt2", n_vocab=len(vocabulary.tokens))
+    try:
+        special = gguf.SpecialVocab(folder, load_merges=vocabulary.model == "gpt2", n_vocab=len(vocabulary.tokens))
+    except ValueError as error:
+        raise ModelError(
+            f"{folder}: its tokenizer_config.json or chat template is damaged ({error}); copy it"
+        ) from error
     special.add_to_gguf(writer, quiet=True)
 
 

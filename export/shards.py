@@ -1,5 +1,6 @@
 """A Hugging Face folder on disk, read one tensor at a time: config.json, and safetensors in one file or in shards."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,16 @@ def shard_files(folder: Path) -> Sequence[Path]:
         found = f"{folder} has the shard {others[0]}, which nothing there names"
         raise ModelError(f"{found}; remove what belongs to another model")
     return [folder / name for name in names]
+
+
+def weights_sha256(folder: Path) -> str:
+    """One digest over the index, where there is one, and all files: of a single file, what `sha256sum` says."""
+    files = shard_files(folder)
+    digest = hashlib.sha256()
+    for file in [*([] if files[0].name == SINGLE else [folder / INDEX]), *files]:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 def _named(folder: Path) -> list[str]:

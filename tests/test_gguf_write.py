@@ -163,3 +163,10 @@ def test_a_hollow_file_has_the_length_of_a_whole_one_and_takes_no_room(tmp_path:
     assert hollow.stat().st_size == whole.stat().st_size
     assert [t.name for t in gguf.GGUFReader(hollow).tensors] == [t.name for t in gguf.GGUFReader(whole).tensors]
     assert hollow.stat().st_blocks * 512 < whole.stat().st_size / 4
+
+
+def test_a_damaged_tokenizer_config_is_one_line(tmp_path: Path):
+    write_decoder(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"its tokenizer_config.json or chat template is damaged"):
+        write_gguf(read_shards(tmp_path), tmp_path, tmp_path / "model.gguf")

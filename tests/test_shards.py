@@ -1,5 +1,6 @@
 """A Hugging Face folder is read one tensor at a time, and one that is not whole is refused by name."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgepress.export.shards import INDEX, SINGLE, read_shards
+from edgepress.export.shards import INDEX, SINGLE, read_shards, weights_sha256
 from edgepress.runtime.errors import ModelError
 
 from .tiny_decoders import write_decoder
@@ -113,3 +114,13 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path):
     save_file(weights, tmp_path / SINGLE)
     with pytest.raises(ModelError, match=r"NaN or infinity in model.norm.weight"):
         read_shards(tmp_path).read("model.norm.weight")
+
+
+def test_the_digest_is_over_every_shard(folder: Path, sharded: Path):
+    whole = hashlib.sha256((folder / SINGLE).read_bytes()).hexdigest()
+    assert weights_sha256(folder) == whole
+    before = weights_sha256(sharded)
+    second = sharded / "model-00002-of-00002.safetensors"
+    weights = {name: tensor + 1 for name, tensor in load_file(second).items()}
+    save_file(weights, second)
+    assert weights_sha256(sharded) != before
