@@ -81,7 +81,7 @@ def bench(
     with _quiet():
         rounds = _in_turn([subject.call for subject in subjects], runs, limit_s)
     memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
-    language = _language(subjects[0].model) if alone else ()
+    language = _language(subjects[0].model, limit_s) if alone else ()
     run = uuid.uuid4().hex
     timings = (
         Timing(
@@ -106,7 +106,7 @@ def bench(
     return _with_doubts(tuple(timings), providers)
 
 
-def _language(model: LoadedModel) -> tuple[LanguageTiming, ...]:
+def _language(model: LoadedModel, limit_s: float) -> tuple[LanguageTiming, ...]:
     """Reading and writing of a model that writes text, at the context lengths that it has room for."""
     if model.artifact.format != "gguf":
         return ()
@@ -116,7 +116,9 @@ def _language(model: LoadedModel) -> tuple[LanguageTiming, ...]:
     if not isinstance(model, LanguageModel) or model.engine.embeds:
         return ()
     lengths = [length for length in LENGTHS if length + WRITTEN <= model.context]
-    return bench_language(model, lengths=lengths, tokens=WRITTEN, rounds=MIN_ROUNDS) if lengths else ()
+    if not lengths:
+        return ()
+    return bench_language(model, lengths=lengths, tokens=WRITTEN, rounds=MIN_ROUNDS, limit_s=limit_s)
 
 
 def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:

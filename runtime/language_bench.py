@@ -8,6 +8,7 @@ The bandwidth is that of a plain sum over an array far larger than the caches, b
 and in turn with the model, so that a drift of the machine meets both.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,12 @@ _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 
 
 def bench_language(
-    model: LanguageModel, *, lengths: Sequence[int] = (128, 512), tokens: int = 32, rounds: int = 5
-) -> tuple[LanguageTiming, ...]:
+    model: LanguageModel, *, lengths: Sequence[int] = (128, 512), tokens: int = 32, rounds: int = 5,
+    limit_s: float = math.inf,
+) -> tuple[LanguageTiming, ...]:  # fmt: skip
     """Time prompts of each length, the shortest first, and `tokens` tokens after each of them.
+
+    Once `limit_s` seconds are over no other length and no further round begins; the shortest has one in any case.
 
     Raises UsageError for a model that writes no text, and where a prompt and its tokens do not fit into the context.
 
@@ -46,13 +50,20 @@ def bench_language(
     found = []
     with model.engine.borrowed() as context, ThreadPoolExecutor(model.engine.threads) as pool:
         memory = {}
+        end = time.perf_counter() + limit_s
         for length in sorted(lengths):  # the file comes into memory, and that of each length is seen without the array
+            if memory and time.perf_counter() > end:
+                break
             _round(context, length, tokens)
             memory[length] = peak_memory()
         array = np.ones(_ARRAY // 8, np.int64)
-        for length in sorted(lengths):
+        for length in memory:
+            if found and time.perf_counter() > end:
+                break
             seen = []
             for _ in range(rounds):
+                if seen and time.perf_counter() > end:
+                    break
                 seen.append((*_round(context, length, tokens), _bandwidth(array, pool, model.engine.threads)))
             prefill, decode, first, bandwidth = zip(*seen, strict=True)
             read = bytes_read(model.engine.file, length + tokens // 2, model.engine.cache)

@@ -64,3 +64,8 @@ def test_what_cannot_be_timed_is_refused(llama, minilm_gguf: Path):
             bench_language(model, **settings)
     with pytest.raises(UsageError, match="gives embeddings; it writes no text that could be timed"):
         bench_language(load_language(minilm_gguf, threads=1, verify=False))
+
+
+def test_a_limit_that_is_over_leaves_one_round_of_the_shortest(llama):
+    (seen,) = bench_language(load_language(llama[0], verify=False, threads=1), lengths=(32, 16), tokens=2, limit_s=0.0)
+    assert (seen.length, len(seen.decode)) == (16, 1)
