@@ -25,7 +25,7 @@ from ..export.model import Model
 from ..runtime.errors import DataError, UsageError
 from .climb import Choice, climb, ladder
 from .data import Batch, Data
-from .imatrix import inner_module
+from .imatrix import checked_inner
 
 # Types of about 2.6, 3.4, 4.5, 5.5, 6.6 and 8.5 bits, and a file type that lets a tensor have each.
 CANDIDATES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -98,7 +98,7 @@ def _drops(
     model: Model, groups: Mapping[str, Sequence[str]], read: Mapping[str, gguf.ReaderTensor], batches: Sequence[Batch]
 ) -> Iterator[tuple[str, float]]:
     """Each group's divergence where it alone is rounded."""
-    inner = inner_module(model)
+    inner = checked_inner(model)
     config = Module(inner).config
     architecture = find_architecture(config)
     sources = {name: source for source, name in part_names(Module(inner), architecture).items()}

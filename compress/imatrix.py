@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..export.gguf import Module
+from ..export.gguf import Module, inner_module
 from ..export.gguf_architectures import find_architecture
 from ..export.gguf_write import part_names
 from ..export.model import Model
@@ -31,7 +31,7 @@ def importance_matrix(model: Model, batches: Iterable[Batch]) -> dict[str, np.nd
     >>> sorted(importance_matrix(task.model, task.data.calibration))[0]
     'blk.0.attn_k.weight'
     """
-    inner = inner_module(model)
+    inner = checked_inner(model)
     names = part_names(Module(inner), find_architecture(Module(inner).config))
     layers = dict(_layers(inner, names))
     sums = {name: torch.zeros(layer.weight.shape[1], dtype=torch.float64) for name, layer in layers.items()}
@@ -57,13 +57,12 @@ def importance_matrix(model: Model, batches: Iterable[Batch]) -> dict[str, np.nd
     return {name: (total / counts[name]).float().numpy() for name, total in sums.items()}
 
 
-def inner_module(model: Model) -> nn.Module:
+def checked_inner(model: Model) -> nn.Module:
     """transformers' own module within the task's. Raises UnsupportedError where there is none."""
-    for name in ("decoder", "encoder"):
-        inner = getattr(model.module, name, None)
-        if isinstance(inner, nn.Module) and hasattr(inner, "config"):
-            return inner
-    raise UnsupportedError(f"{model.name} is none of transformers' models, which alone are written as GGUF")
+    inner = inner_module(model.module)
+    if inner is None:
+        raise UnsupportedError(f"{model.name} is none of transformers' models, which alone are written as GGUF")
+    return inner
 
 
 def _layers(inner: nn.Module, names: Mapping[str, str]) -> Iterator[tuple[str, nn.Linear]]:

@@ -62,8 +62,8 @@ def hollow(model: Model, folder: Path) -> Path:
 @contextmanager
 def _laid_out(model: Model, folder: Path) -> Iterator[tuple["Module", Path, Pooled]]:
     """The model as tensors, a folder with its tokenizer and configuration, and how it pools."""
-    inner = next((part for name in ("decoder", "encoder") if (part := getattr(model.module, name, None))), None)
-    if inner is None or not hasattr(inner, "config"):
+    inner = inner_module(model.module)
+    if inner is None:
         raise UnsupportedError(f"{model.name} cannot be written as GGUF; expected a Hugging Face folder as the model")
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         tensors = Module(inner)
@@ -74,6 +74,12 @@ def _laid_out(model: Model, folder: Path) -> Iterator[tuple["Module", Path, Pool
         (Path(beside) / "config.json").write_text(json.dumps(tensors.config), encoding="utf-8")
         pooled = Pooled(getattr(model.module, "pooling", ""), bool(getattr(model.module, "normalize", False)))
         yield tensors, Path(beside), pooled
+
+
+def inner_module(module: nn.Module) -> nn.Module | None:
+    """transformers' own module within a task's; None where there is none."""
+    parts = (getattr(module, name, None) for name in ("decoder", "encoder"))
+    return next((part for part in parts if isinstance(part, nn.Module) and hasattr(part, "config")), None)
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,16 @@ def plan_parts(tensors: Tensors, architecture: Architecture, type: str) -> list[
         raise UsageError(f"a GGUF file is written as one of {', '.join(FLOATS)}, not {type!r}")
     names = part_names(tensors, architecture)
     _refuse_missing(names, tensors, architecture)
-    parts, shapes, dtypes = [], tensors.shapes, tensors.dtypes
+    parts, config, shapes, dtypes = [], tensors.config, tensors.shapes, tensors.dtypes
     for source, name in names.items():
         unread = torch.empty(shapes[source], device="meta")
-        shape = tuple(architecture.changed(source, unread, tensors.config).shape)
+        shape = tuple(architecture.changed(source, unread, config).shape)
         kept = len(shape) < 2 or name in _KEPT or name.endswith("_norm.weight")
         blocks = dtypes[source] if dtypes[source] in BLOCKS else ""
         if blocks and kept:
             raise UnsupportedError(f"{source} is {blocks}, and llama.cpp adds it as floats; exclude it")
         parts.append(Part(name, source, shape, blocks or ("F32" if kept else type)))
-    if (factors := rotary_factors(tensors.config)) is not None:
+    if (factors := rotary_factors(config)) is not None:
         parts.append(Part(ROTARY, "", tuple(factors.shape), "F32"))
     return parts
 
