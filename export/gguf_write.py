@@ -136,8 +136,7 @@ def plan_parts(tensors: Tensors, architecture: Architecture, type: str) -> list[
 
 def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
     """Each tensor's name in the file, by its own; without those that are computed without."""
-    config = tensors.config
-    blocks = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+    config, blocks = tensors.config, _block_count(tensors.config)
     arch = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[architecture.name]
     known, found = gguf.get_tensor_name_map(arch, blocks), {}
     tied = config.get("tie_word_embeddings", architecture.name.startswith(("gemma", "gpt2")))
@@ -155,12 +154,15 @@ def part_names(tensors: Tensors, architecture: Architecture) -> dict[str, str]:
     return found
 
 
+def _block_count(config: Mapping[str, Any]) -> int:
+    return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+
+
 def _refuse_missing(names: Mapping[str, str], tensors: Tensors, architecture: Architecture) -> None:
     """Every block must have what the first one has, and the table as many rows as the configuration says."""
-    blocks = int(tensors.config.get("num_hidden_layers") or tensors.config.get("n_layer") or 0)
     held = set(names.values())
     first = {name.removeprefix("blk.0.") for name in held if name.startswith("blk.0.")}
-    for block in range(blocks):
+    for block in range(_block_count(tensors.config)):
         for name in sorted(first):
             if f"blk.{block}.{name}" not in held:
                 raise ModelError(f"the weights lack blk.{block}.{name}; bring all shards, and the config.json of them")

@@ -47,7 +47,7 @@ class GgmlEngine:
     threads: int
     context: int
     cache: str
-    pool: Callable[[Sequence[int]], np.ndarray]
+    pool: Callable[[Sequence[int]], np.ndarray] | None
     needs: Mapping[str, Any] = field(default_factory=dict)
     _idle: list[Context] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ def start(
         key = f"{file.architecture}.pooling_type"
         raise EngineError(f"{path} has {key} {pooling}; expected 1 (mean), 2 (cls) or 3 (last)")
     else:
-        pool = _no_pooling(path)
+        pool = None
         inputs, outputs = (_IDS,), (Port(LOGITS, "float32", ("batch", "sequence", model.words)),)
         run = _logits_runner(model, workers, longest)
     needs = {"longest": {"sequence": longest}}
@@ -178,13 +178,6 @@ def _embedding_runner(
         return {EMBEDDING: np.stack(rows) if rows else np.empty((0, width), np.float32)}
 
     return run
-
-
-def _no_pooling(path: Path) -> Callable[[Sequence[int]], np.ndarray]:
-    def pool(tokens: Sequence[int]) -> np.ndarray:
-        raise UsageError(f"{path} tells of no pooling, so it gives no embeddings; it is a model that writes text")
-
-    return pool
 
 
 @dataclass

@@ -153,14 +153,15 @@ class LanguageModel(LoadedModel):
         """
         if isinstance(texts, str):
             raise UsageError("texts is one text; expected a list of texts")
-        if not self.engine.embeds:
+        pool = self.engine.pool
+        if pool is None:
             raise UsageError(f"{self.artifact.path} tells of no pooling, so it gives no embeddings; it writes text")
         ids = [self.tokenize(text) for text in texts]
         most = self.engine.model.trained_context
         for index, tokens in enumerate(ids):
             if not 1 <= len(tokens) <= most:
                 raise UsageError(f"text {index} has {len(tokens)} tokens; 1 to {most} fit")
-        rows = [self.engine.pool(tokens) for tokens in ids]
+        rows = [pool(tokens) for tokens in ids]
         return np.stack(rows) if rows else np.empty((0, self.engine.model.width), np.float32)
 
     def _require_tokenizer(self) -> None:
