@@ -148,7 +148,10 @@ def export(
         formats, found = known_formats(to, EXPORTERS), None
         if (type_ or strict) and formats != ("gguf",):
             raise click.UsageError("--type and --strict go with --to gguf alone.")
-        if formats == ("gguf",) and Path(model).is_dir():
+        streams = formats == ("gguf",) and Path(model).is_dir()
+        if (type_ or strict) and not streams:
+            raise click.UsageError("--type and --strict are for a Hugging Face folder; else the pass ggml has them.")
+        if streams:
             from .gguf_folder import convert
 
             artifact, words = convert(Path(model), out, type_, data, strict=strict, force=force, tell=tell)

@@ -86,6 +86,9 @@ def test_the_command_line_exports_and_plans(folder: Path, tmp_path: Path):
     wrong = edgepress(*f"export {folder} --to onnx --type Q8_0 --out {tmp_path / 'x'}".split())
     assert wrong.code == 2
     assert "--type and --strict go with --to gguf alone" in wrong.err
+    task = edgepress(*f"export {folder / 'task.py'} --to gguf --type Q8_0 --out {tmp_path / 'x'}".split())
+    assert task.code == 2
+    assert "--type and --strict are for a Hugging Face folder; else the pass ggml has them" in task.err
 
 
 def test_an_encoder_keeps_how_it_pools(tmp_path: Path):
