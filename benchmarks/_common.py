@@ -7,12 +7,14 @@ import os
 import random
 import re
 import statistics
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from rich import box
@@ -175,3 +177,14 @@ def sentences(text: str, lengths: range = _LENGTHS) -> Iterator[str]:
         for sentence in _SENTENCE.split(" ".join(paragraph.split())):
             if len(sentence) in lengths and sentence[-1] == "." and not set(sentence) & set("<>{}[]|`=*_#~\\"):
                 yield sentence
+
+
+def import_script(path: Path, name: str) -> ModuleType:
+    """A sample's script as a module of this name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

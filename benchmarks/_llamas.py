@@ -4,7 +4,6 @@ No script here may be called gguf.py: its folder comes first on the path, where 
 """
 
 import argparse
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from _common import OUT, ROOT
+from _common import OUT, ROOT, import_script
 from safetensors.torch import save_file
 
 SAMPLE = ROOT / "samples" / "tinyllm" / "train.py"
@@ -160,13 +159,7 @@ def no_model(tinyllm: Path) -> str:
 
 
 def import_tinyllm() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tinyllm_sample", SAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tinyllm_sample"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return import_script(SAMPLE, "tinyllm_sample")
 
 
 def _random(shape: tuple[int, ...]) -> torch.Tensor:

@@ -6,12 +6,10 @@ Runs the whole job of `make demo`. The trained weights are kept, under the hash 
 """
 
 import hashlib
-import importlib.util
-import sys
 from dataclasses import replace
 from types import ModuleType
 
-from _common import OUT, ROOT, Figure, Watch, show, times
+from _common import OUT, ROOT, Figure, Watch, import_script, show, times
 from safetensors.torch import load_file, save_file
 
 from edgepress.compress.pipeline import compress
@@ -54,13 +52,7 @@ def trained(network: str = "ResNet8") -> Task:
 
 
 def import_sample() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("digits_sample", SAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["digits_sample"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return import_script(SAMPLE, "digits_sample")
 
 
 def judged(base: Row, row: Row) -> list[Figure]:
