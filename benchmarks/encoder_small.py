@@ -2,21 +2,16 @@
 
     python benchmarks/encoder_small.py            # ten minutes on two cores
 
-Trained on docstrings of the packages in this environment; judged on licences and READMEs, another kind of text, none of
-which was trained or calibrated on. Speed is taken at one thread, one sentence a call, in turn with fp32.
+Trained on docstrings, remarks and loose words; judged on licences and READMEs, other kinds of text, none of which was
+trained or calibrated on. Speed is taken at one thread, one sentence a call, in turn with fp32.
 """
 
 import argparse
-import ast
-import importlib.util
-import random
-import sysconfig
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from _common import OUT, Figure, Watch, minilm, sentences, show, texts, times
+from _common import OUT, Figure, Watch, minilm, show, texts, times
+from _corpus import mixed
 from minilm import LENGTHS, sample
 
 from edgepress.compress.encoder import read_encoder
@@ -27,8 +22,7 @@ from edgepress.export.formats import export
 from edgepress.runtime import load
 
 MEGABYTES, COSINE, SPEED = 13.0, 0.990, 2.2
-PACKAGES = ("torch", "numpy", "sklearn", "transformers", "scipy")
-LINES, JUDGED = 40_000, 256
+JUDGED = 256
 
 
 def main() -> None:
@@ -37,8 +31,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="encoder-small", help="a recipe's name or file (encoder-small)")
     name, watch = parser.parse_args().recipe, Watch()
     OUT.mkdir(parents=True, exist_ok=True)
-    corpus = OUT / "docstrings.txt"
-    corpus.write_text("\n".join(docstrings()), encoding="utf-8")
+    corpus = OUT / "mixed.txt"
+    corpus.write_text("\n".join(mixed()), encoding="utf-8")
     task, host = read_encoder(minilm(), corpus), replace(find_device("host"), threads=1)
     model = replace(task.model, name="minilm")
     fp32 = export(model, "onnx", OUT / "minilm-fp32", force=True)
@@ -78,36 +72,6 @@ class Telling:
         if time.monotonic() - self.told > 60:
             self.told = time.monotonic()
             print(text, flush=True)
-
-
-def docstrings() -> list[str]:
-    """Sentences from the docstrings of the standard library and of some packages, each once, in a fixed order."""
-    site = Path(sysconfig.get_path("purelib"))
-    found = sorted({sentence for text in _docstrings(site) for sentence in sentences(text, range(20, 400))})
-    random.Random(0).shuffle(found)
-    return found[:LINES]
-
-
-def _docstrings(site: Path) -> Iterator[str]:
-    library = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in library.rglob("*.py") if site not in path.parents]
-    for package in PACKAGES:
-        lies = folder(package)
-        files += [] if lies is None else lies.rglob("*.py")
-    for path in sorted(files):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue  # files that test Python's own parser
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                yield ast.get_docstring(node) or ""
-
-
-def folder(package: str) -> Path | None:
-    """Where a package lies; None where it is not installed."""
-    spec = importlib.util.find_spec(package)
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 if __name__ == "__main__":

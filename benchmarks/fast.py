@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 from _common import OUT, Figure, Watch, in_turn, minilm, ratio, show, times
-from encoder_small import Telling, docstrings
+from _corpus import docstrings
+from encoder_small import Telling
 from tflite import TOKENS, encoder
 
 from edgepress.compress.data import Data
