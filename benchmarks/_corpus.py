@@ -34,13 +34,12 @@ def mixed() -> list[str]:
 
 def docstrings() -> list[str]:
     """Sentences from docstrings, each once, in a fixed order."""
-    return _shuffled({sentence for tree, _ in _sources() for sentence in _documented(tree)})[:LINES]
+    return _shuffled(_gathered()[0])[:LINES]
 
 
 def remarks() -> list[str]:
     """Sentences from comments and from the strings in the code."""
-    found = {sentence for tree, text in _sources() for sentence in (*_commented(text), *_quoted(tree))}
-    return _shuffled({line for line in found if not any(word in line.lower() for word in _LICENCE)})
+    return _shuffled({line for line in _gathered()[1] if not any(word in line.lower() for word in _LICENCE)})
 
 
 def words(count: int) -> list[str]:
@@ -82,11 +81,17 @@ def _shuffled(found: set[str]) -> list[str]:
 
 
 @cache
-def _sources() -> tuple[tuple[ast.AST, str], ...]:
-    return tuple(_parsed())
+def _gathered() -> tuple[set[str], set[str]]:
+    """What docstrings say, and what comments and strings do; each file is parsed once and forgotten."""
+    documented: set[str] = set()
+    remarked: set[str] = set()
+    for tree, text in _sources():
+        documented.update(_documented(tree))
+        remarked.update(_commented(text), _quoted(tree))
+    return documented, remarked
 
 
-def _parsed() -> Iterator[tuple[ast.AST, str]]:
+def _sources() -> Iterator[tuple[ast.AST, str]]:
     site, library = Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib"))
     files = [path for path in library.rglob("*.py") if site not in path.parents]
     for package in PACKAGES:
