@@ -1,6 +1,7 @@
 """Serve: a folder on this machine's loopback, with the types and headers that a web build is at its best with."""
 
 import gzip
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from http import HTTPStatus
@@ -35,6 +36,7 @@ TYPES = {
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
+_NOWHERE = f"{os.devnull}/not-there"  # no file can have this name
 # What shrinks on the way; the model's integers do too, by a tenth or more.
 _SQUEEZED = (".css", ".html", ".js", ".json", ".mjs", ".onnx", ".svg", ".txt", ".wasm", ".webmanifest")
 
@@ -70,13 +72,13 @@ class _Handler(SimpleHTTPRequestHandler):
         """The file of a request; what lies outside becomes a name that is not there."""
         parts = [part for part in unquote(urlsplit(path).path).split("/") if part not in ("", ".")]
         root, rest = self._place(parts)
-        found = root.joinpath(*rest).resolve() if ".." not in parts else root / "\0"
-        return str(found if found.is_relative_to(root) else root / "not-there")
+        found = root.joinpath(*rest).resolve()
+        return str(found) if ".." not in parts and found.is_relative_to(root) else _NOWHERE
 
     def _place(self, parts: Sequence[str]) -> tuple[Path, Sequence[str]]:
         if parts and parts[0] in self.roots:
             return self.roots[parts[0]], parts[1:]
-        return self.roots.get("", Path("/nowhere")), parts
+        return self.roots.get("", Path(_NOWHERE)), parts
 
     def guess_type(self, path: Any) -> str:
         """The type by the name's ending: a module of another type would not run."""

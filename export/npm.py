@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,12 @@ class Package:
         return f"{self.name}@{self.version}"
 
 
+# The build for the graphics card, beside the one for the processor.
+WEBGPU = (
+    "dist/ort.webgpu.min.mjs",
+    "dist/ort-wasm-simd-threaded.asyncify.mjs",
+    "dist/ort-wasm-simd-threaded.asyncify.wasm",
+)
 ORT = Package(
     "onnxruntime-web",
     "1.30.0",
@@ -41,12 +48,6 @@ ORT = Package(
         "dist/ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
         "dist/ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
         "dist/ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
-    },
-)
-ORT_WEBGPU = Package(
-    ORT.name,
-    ORT.version,
-    {
         "dist/ort.webgpu.min.mjs": "3dffff71811bc13a3a3d9591c57ca5ee5735b8f5f3eaf789510b02bb040ae3a0",
         "dist/ort-wasm-simd-threaded.asyncify.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
         "dist/ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
@@ -75,15 +76,15 @@ HASHES = Package(
 )
 
 
-def from_folder(package: Package, folder: Path) -> Path:
+def from_folder(package: Package, folder: Path, wanted: Sequence[str]) -> Path:
     """The folder of a package below `folder`, as `npm install --prefix` or `npm pack` left it, unpacked.
 
-    Raises UsageError where it, or one of its files, is not there.
+    Raises UsageError where it, or one of the wanted files, is not there.
     """
     for place in (folder / "node_modules" / package.name, folder / package.name, folder / "package", folder):
-        if all((place / name).is_file() for name in package.files):
+        if all((place / name).is_file() for name in wanted):
             return place
-    names = ", ".join(package.files)
+    names = ", ".join(wanted)
     raise UsageError(f"{folder} has no {package} ({names}); fill it with: npm install --prefix {folder} {package}")
 
 
@@ -115,12 +116,17 @@ def _is_right(package: Package, place: Path) -> bool:
     )
 
 
+def _npm() -> str:
+    """npm's client: the one on the path, or the one that the extra brought beside this Python."""
+    beside = Path(sys.executable).parent / "npm"
+    found = shutil.which("npm") or (str(beside) if beside.is_file() else None)
+    if found is None:
+        raise MissingExtra("npm, which fetches what a web build carries (or name a folder: --ort-web DIR),", "web")
+    return found
+
+
 def _fetch(package: Package, place: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise MissingExtra(
-            "npm, with which a web build fetches onnxruntime-web (or name a folder: --ort-web DIR)", "web"
-        )
+    npm = _npm()
     shutil.rmtree(place, ignore_errors=True)
     with tempfile.TemporaryDirectory() as there, new_folder(place) as folder:
         arguments = [npm, "pack", str(package), "--pack-destination", there, "--ignore-scripts", "--silent"]
@@ -149,3 +155,13 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
             assert content is not None
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content.read())
+
+
+def main() -> None:
+    """Fetch all of them at install time, so that no web build needs a network afterwards."""
+    for package in (ORT, TOKENIZERS, HASHES):
+        print(from_cache(package))
+
+
+if __name__ == "__main__":
+    main()

@@ -53,19 +53,18 @@ def _page(name: str) -> Iterator[tuple[str, bytes]]:
 
 def _engine(artifact: Artifact, web: Web, tools: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     """ONNX Runtime, what reads texts, and their licences."""
-    packages = [npm.ORT, npm.HASHES]
-    packages += [npm.ORT_WEBGPU] if web.webgpu else []
-    packages += [npm.TOKENIZERS] if artifact.asset("tokenizer.json") else []
+    packages = [npm.ORT, npm.HASHES, *([npm.TOKENIZERS] if artifact.asset("tokenizer.json") else [])]
     licences = []
     for package in packages:
-        place = npm.from_cache(package) if web.ort_web is None else npm.from_folder(package, web.ort_web)
+        wanted = [path for path in package.files if web.webgpu or path not in npm.WEBGPU]
+        place = npm.from_cache(package) if web.ort_web is None else npm.from_folder(package, web.ort_web, wanted)
         tools[package.name] = npm.version(place) or "unknown"
-        for path in package.files:
+        for path in wanted:
             if path != package.licence:
                 yield Path(path).name, (place / path).read_bytes()
         text = (place / package.licence).read_text(encoding="utf-8") if package.licence else _MIT
         licences.append(f"{package.name} {tools[package.name]}\n\n{text.strip()}\n")
-    yield LICENCES, "\n\n".join(dict.fromkeys(licences)).encode()
+    yield LICENCES, "\n\n".join(licences).encode()
 
 
 def _split(folder: Path, file: File, most: int | None) -> list[File]:
