@@ -23,6 +23,11 @@ class _Asked:
     """What stands before the command's name; `main` reads it when the command has failed."""
 
     debug: bool = False
+    command: str = ""
+
+
+# What Ctrl-C leaves of a command that keeps finished work.
+_KEEPS = {"compress": "; what is finished is kept, the same command goes on from there"}
 
 
 @click.group(
@@ -35,7 +40,7 @@ class _Asked:
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> int:
     """Make a trained model small, ship it, and prove what it costs on the device."""
-    context.obj.debug = debug
+    context.obj.debug, context.obj.command = debug, context.invoked_subcommand or ""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
         return WRONG
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         say(usage(error))
         code = WRONG
     except (click.Abort, KeyboardInterrupt):
-        say("interrupted; what is finished is kept, the same command goes on from there")
+        say(f"interrupted{_KEEPS.get(asked.command, '')}")
         code = INTERRUPTED
     except SystemExit:  # click's and rich's answer to a closed pipe; the commands return their code
         code = UNREAD
