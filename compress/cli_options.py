@@ -23,7 +23,8 @@ lengths = click.option(
     "--lengths", default="", metavar="N,N", help="Lengths of a free axis where shapes are fixed: 16,64."
 )
 threads = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine; its own choice.")
-budget = click.option("--budget", default="", metavar="LIMITS", help='Like "size<1MB, latency<2ms, drop<1%".')
+budget = click.option("--budget", default="", metavar="LIMITS|FILE.toml",
+                       help='Like "size<1MB, latency<2ms, drop<1%".')  # fmt: skip
 
 
 def example(text: str) -> Callable[[Any], Any]:
@@ -46,6 +47,13 @@ def show_report(report: "Report", as_json: bool) -> None:
     from rich.console import Console
 
     render(report, Console())
+
+
+def written(folder: Path) -> str:
+    """The files of a report in a folder, the page first."""
+    from ..devices.report import FILES
+
+    return ", ".join(str(folder / name) for name in reversed(FILES))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from .words import show_ms, show_times
 
 WIDTH = 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 40
+FAR = 3  # where the axis of latencies ends, in largest medians
 LETTER = 6.6  # pixels that a letter of a label takes, about
 
 Words = Callable[[float], str]
@@ -49,6 +50,14 @@ class Scale:
     less: bool = True
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A drawing and what is said below it."""
+
+    svg: str
+    words: str = ""
+
+
 def scatter(points: Sequence[Point], across: Scale, up: Scale) -> str:
     """Points with their names; those that no other one beats are joined by the Pareto front."""
     height = 260
@@ -59,23 +68,26 @@ def scatter(points: Sequence[Point], across: Scale, up: Scale) -> str:
     marks += [text(WIDTH - RIGHT, height - 5, across.title, "name", "end"), text(2, 12, up.title, "name")]
     marks.append(_front([p for p, on in zip(points, best, strict=True) if on], x, y, across.less))
     labels = spread([y.at(p.y) + 4 for p in points], 14, TOP + 4, height - BOTTOM - 2)
-    for p, on, below in zip(points, best, labels, strict=True):
-        marks.append(_point(p, x.at(p.x), y.at(p.y), below, front=on))
+    places = [(x.at(p.x), y.at(p.y)) for p in points]
+    for p, on, place, below in zip(points, best, places, labels, strict=True):
+        marks.append(_point(p, place, _clear(place, places), below, front=on))
     return drawing(WIDTH, height, f"{up.title} over {across.title}, with the Pareto front", marks)
 
 
 def distributions(series: Sequence[Series]) -> str:
     """Where each model's latencies lie: density, quartiles, median and 99th percentile; samples are the ys, in ms.
 
-    The axis ends at the largest 99th percentile, or the picture were of its outliers; how many lie beyond is told.
+    The axis ends at the largest 99th percentile, or at `FAR` times the largest median, or the picture were one of
+    outliers; how many lie beyond is told.
     """
-    each = 50
-    height = TOP + each * len(series) + BOTTOM - 16
+    each = 54
+    height = each * len(series) + BOTTOM
     samples = [np.asarray([y for _, y in one.points]) for one in series]
-    x = axis([q for s in samples for q in np.percentile(s, (0, 50, 99))], 8, WIDTH - RIGHT)
-    marks = [x_axis(x, height - BOTTOM, TOP, show_ms), text(WIDTH - RIGHT, height - 5, "latency", "name", "end")]
+    far = FAR * max(float(np.median(ms)) for ms in samples)
+    x = axis([min(float(q), far) for ms in samples for q in np.percentile(ms, (0, 50, 99))], 8, WIDTH - RIGHT)
+    marks = [x_axis(x, height - BOTTOM, 2, show_ms), text(WIDTH - RIGHT, height - 5, "latency", "name", "end")]
     for index, (one, ms) in enumerate(zip(series, samples, strict=True)):
-        marks.append(_distribution(one, ms, x, TOP + each * index))
+        marks.append(_distribution(one, ms, x, each * index))
     return drawing(WIDTH, height, "the distribution of each model's latencies", marks)
 
 
@@ -103,7 +115,7 @@ def change(ratio: float, low: float, high: float) -> str:
     """How many times as much: a bar from 1 to the ratio on a log axis from 1/8 to 8; a hairline spans the quartiles."""
     width, height = 132, 16
     x = Axis(1 / 8, 8, 1, width - 1, log=True)
-    look = "bar same" if low <= 1 <= high and low < high or ratio == 1 else "bar good" if ratio < 1 else "bar bad"
+    look = "bar same" if low <= 1 <= high else "bar good" if ratio < 1 else "bar bad"
     left, right = sorted((x.at(1), x.at(ratio)))
     marks = [rect(left, 3, right - left, height - 6, look)]
     if low < high:
@@ -125,15 +137,21 @@ def _front(points: Sequence[Point], x: Axis, y: Axis, less: bool) -> str:
     return path(corners, "front") if len(corners) > 1 else ""
 
 
-def _point(p: Point, x: float, y: float, below: float, *, front: bool) -> str:
+def _clear(place: tuple[float, float], places: Sequence[tuple[float, float]]) -> float:
+    """The pixel beyond the marks that touch this one on its right, where its name may begin."""
+    x, y = place
+    return max(a for a, b in places if x <= a < x + 16 and abs(b - y) < 8)
+
+
+def _point(p: Point, place: tuple[float, float], clear: float, below: float, *, front: bool) -> str:
     """The mark, full where it is on the front and hollow else, and its name on the side that has room."""
-    leftwards = x + 10 + LETTER * len(p.name) > WIDTH - 4 and x - LEFT > WIDTH - x
-    side = -10 if leftwards else 10
-    room = (x - LEFT if leftwards else WIDTH - x) - 10
+    x, y = place
+    leftwards = clear + 10 + LETTER * len(p.name) > WIDTH - 4 and x - LEFT > WIDTH - x
+    start, room = (x - 10, x - LEFT - 10) if leftwards else (clear + 10, WIDTH - clear - 10)
     marks = [circle(x, y, 5, "dot" if front else "dot hollow")]
     if abs(below - 4 - y) > 5:
-        marks.append(line(x + side * 0.5, y, x + side * 0.9, below - 4, "leader"))
-    marks.append(text(x + side, below, _short(p.name, room), "label", "end" if leftwards else "start"))
+        marks.append(line(x + (start - x) / 2, y, start, below - 4, "leader"))
+    marks.append(text(start, below, _short(p.name, room), "label", "end" if leftwards else "start"))
     return group(marks, p.look, p.told)
 
 
@@ -141,7 +159,7 @@ def _distribution(one: Series, ms: np.ndarray, x: Axis, top: float) -> str:
     """The name and the median above; a density with the box of the quartiles below."""
     least, low, middle, high, late = (float(q) for q in np.percentile(ms, (0, 25, 50, 75, 99)))
     beyond = int((ms > x.high).sum())
-    floor = top + 40
+    floor = top + 43
     shown = np.linspace(x.at(least), x.at(late), 72)
     heights = _density(np.asarray([x.at(float(v)) for v in ms if v <= x.high]), shown)
     outline = [(float(a), floor - 20 * float(h)) for a, h in zip(shown, heights, strict=True)]

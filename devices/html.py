@@ -6,16 +6,17 @@ The page is put together from strings, so each text that came from outside (name
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from html import escape
 from importlib import metadata, resources
-from pathlib import Path
 from string import Template
 
+from ..runtime.errors import UsageError
 from .budget import SAME_SPEED
-from .charts import Point, Scale, Series, change, curves, distributions, scatter
+from .charts import Picture, change
 from .measure import Row, speed
+from .pictures import latency, look, ships, trade
 from .provenance import models, setting
 from .report import NONE, Cells, Report, cells, sections, where
 from .words import show_bytes, show_ms, show_points, show_times
@@ -72,17 +73,17 @@ def _sections(report: Report) -> Iterator[str]:
     yield _table(report)
     yield _doubts(report)
     yield _steps(report)
-    yield _trade(report)
-    yield _latency(report)
+    hint = "The dashed line is the Pareto front: nothing beats a model on it on both axes. Hollow marks are behind it."
+    yield _charts("Size, latency, score", hint, trade(report))
+    yield _charts("Latency", "", latency(report))
     yield _told(report)
     yield _provenance(report)
 
 
 def _shipped(report: Report) -> Row:
     """The row that the page speaks of: the one that ships, the family's first member, or the last."""
-    named = [row for row in report.rows if row.name == report.ships or row.name.startswith(f"{report.ships}/")]
-    kept = [row for row in report.rows if row.kept]
-    return named[0] if report.ships and named else kept[-1]
+    shipped = [row for row in report.rows if ships(report, row)]
+    return shipped[0] if shipped else [row for row in report.rows if row.kept][-1]
 
 
 def _score_clause(row: Row, base: Row) -> str:
@@ -117,7 +118,7 @@ def _tiles(report: Report) -> str:
     ]
     parts = []
     for name, figure, before, note in tiles:
-        words = "" if row is base else ", ".join(w for w in (f"was {before}" if before != NONE else "", note) if w)
+        words = "" if row is base else " · ".join(w for w in (f"was {before}" if before != NONE else "", note) if w)
         parts.append(
             f'<div class="tile"><p class="name">{escape(name)}</p><p class="figure">{escape(figure)}</p>'
             f'<p class="sub">{escape(words)}</p></div>'
@@ -138,7 +139,7 @@ def _table(report: Report) -> str:
             for head, (figure, below) in zip(heads, pairs, strict=True)
         )
         name = f'<span class="key"></span><span class="model">{escape(row.name)}</span>{_chip(c)}'
-        lines.append(f'<tr class="{_look(report, row)}"><td>{name}</td>{figures}</tr>')
+        lines.append(f'<tr class="{look(report, row)}"><td>{name}</td>{figures}</tr>')
     hint = (
         "Speed is the baseline's median over the model's, round by round, with its quartiles; only models that were "
         "timed in one run have one. Memory is that of the whole process, with Python and the engine."
@@ -169,82 +170,51 @@ def _steps(report: Report) -> str:
 
 
 def _step(report: Report, row: Row, before: Row) -> str:
-    size, moves = row.bytes / before.bytes, []
-    moves.append(("size", change(size, size, size), f"{show_times(size)} · {show_bytes(row.bytes)}"))
+    now, size = cells(row, report.rows[0]), row.bytes / before.bytes
+    moves = [_move("size", (size, size, size), now.size)]
     ratio = _speed(before, row)
-    if ratio is not None and row.timing is not None:
-        words = f"{show_times(ratio[0])} · {show_ms(row.timing.p50)}"
-        moves.append(("latency", change(*ratio), words))
-    now, was = cells(row, before), row.alone and before.alone
-    if was and row.alone and row.alone.peak_memory and before.alone and before.alone.peak_memory:
-        memory = row.alone.peak_memory / before.alone.peak_memory
-        moves.append(("memory", change(memory, memory, memory), f"{show_times(memory)} · {now.memory}"))
-    lines = [f'<span class="name">{n}</span>{bar}<span>{escape(words)}</span>' for n, bar, words in moves]
+    if ratio is not None:
+        moves.append(_move("latency", ratio, now.p50))
+    memory, was = _memory(row), _memory(before)
+    if memory and was:
+        moves.append(_move("memory", (memory / was, memory / was, memory / was), now.memory))
     if row.score:
-        points = f"{now.points} points · {now.score}" if now.points else now.score
+        points = cells(row, before).points
+        words = f"{points} points · {now.score}" if points else now.score
         name = escape(next(iter(row.score)))
-        lines.append(f'<span class="name">{name}</span><span class="wide">{escape(points)}</span>')
-    head = f"<div><h3>{escape(row.name)}</h3>{_chip(cells(row, report.rows[0]))}</div>"
+        moves.append(f'<span class="name">{name}</span><span></span><span>{escape(words)}</span>')
+    head = f"<div><h3>{escape(row.name)}</h3>{_chip(now)}</div>"
     why = f'<p class="why">{escape(row.why)}</p>'
-    return f'<div class="step">{head}<div class="moves">{"".join(lines)}</div>{why}</div>'
+    return f'<div class="step">{head}<div class="moves">{"".join(moves)}</div>{why}</div>'
 
 
-def _trade(report: Report) -> str:
-    """Size, latency and score of all rows against each other, as far as they were measured."""
-    rows = report.rows
-    sizes = {row.name: float(row.bytes) for row in rows}
-    times = {row.name: row.timing.p50 for row in rows if row.timing is not None}
-    name = next((next(iter(row.score)) for row in rows if row.score), "")
-    scores = {row.name: row.score[name] for row in rows if row.score and name in row.score}
-    scores = {key: value for key, value in scores.items() if abs(value) < float("inf")}
-    size = Scale("size on disk", lambda x: show_bytes(round(x)))
-    time, score = Scale("latency, median", show_ms), Scale(name, lambda x: f"{x:.4g}", less=False)
-    pairs = [(sizes, size, scores, score), (times, time, scores, score)]
-    pairs = pairs if len(scores) > 1 else [(sizes, size, times, time)]
-    drawn = [
-        scatter(points, across, up)
-        for xs, across, ys, up in pairs
-        if len(points := _points(report, xs, across, ys, up)) > 1
-    ]
-    hint = "The dashed line is the Pareto front: no model is better on both axes than one on it. Hollow marks are behind."
-    return _section("Size, latency, score", hint, _charts((d, "") for d in drawn), bool(drawn))
+def _move(name: str, ratio: tuple[float, float, float], figure: str) -> str:
+    words = f"{show_times(ratio[0])} · {figure}"
+    return f'<span class="name">{name}</span>{change(*ratio)}<span>{escape(words)}</span>'
 
 
-def _points(
-    report: Report, xs: Mapping[str, float], across: Scale, ys: Mapping[str, float], up: Scale
-) -> list[Point]:
-    found = []
-    for row in report.rows:
-        if row.name in xs and row.name in ys:
-            x, y = xs[row.name], ys[row.name]
-            told = f"{row.name}: {across.title} {across.words(x)}, {up.title} {up.words(y)}"
-            found.append(Point(row.name, x, y, _look(report, row), told))
-    return found
+def _memory(row: Row) -> int | None:
+    return None if row.alone is None else row.alone.peak_memory
 
 
-def _latency(report: Report) -> str:
-    """The distributions, and how the latency went through the run."""
-    timed = [(row, row.timing) for row in report.rows if row.timing is not None]
-    if not timed:
-        return ""
-    samples = [Series(r.name, _look(report, r), tuple((0.0, ms) for ms in t.samples)) for r, t in timed]
-    medians = [
-        Series(r.name, _look(report, r), tuple((float(i), _median(block)) for i, block in enumerate(t.rounds, 1)))
-        for r, t in timed
-    ]
-    drawn = [(distributions(samples), "Every run: its density, the box of the quartiles, the median.")]
-    if min(len(series.points) for series in medians) > 1:
-        picture = curves(medians, "round", lambda x: f"{x:.0f}", "latency, median of a round", show_ms)
-        drawn.append((picture, "Through the run: a machine that slows down, or is disturbed, shows here."))
-    return _section("Latency", f"Of {min(len(t.samples) for _, t in timed)} runs or more.", _charts(drawn))
+def _speed(row: Row, other: Row) -> tuple[float, float, float] | None:
+    """How many times as fast `row` is as `other`, with quartiles; None where the two were not timed in one run."""
+    if row.timing is None or other.timing is None:
+        return None
+    try:
+        ratio = speed(row.timing, other.timing)
+    except UsageError:  # another run, other shapes
+        return None
+    return ratio.median, ratio.low, ratio.high
 
 
 def _told(report: Report) -> str:
     """What the report says in words and has no other place."""
+    several = any(len(row.score or ()) > 1 for row in report.rows)  # one alone stands in the table
     parts = [
         _section(title[:1].upper() + title[1:], "", _list(items, "list"))
         for title, items in sections(report)
-        if items and title.split()[0] not in _PLACED
+        if items and title.split()[0] not in _PLACED and (title != "scores" or several)
     ]
     return "\n".join(parts)
 
@@ -256,32 +226,6 @@ def _provenance(report: Report) -> str:
         told = "".join(f"<dt>{escape(n)}</dt><dd>{_code(n, value)}</dd>" for n, value in lines)
         parts.append(f"<details><summary>{escape(row.name)}</summary><dl>{told}</dl></details>")
     return _section("Provenance", "", f'<dl>{facts}</dl><div class="models">{"".join(parts)}</div>')
-
-
-def _speed(row: Row, other: Row) -> tuple[float, float, float] | None:
-    """How many times as fast `row` is as `other`, with quartiles; None where the two were not timed in one run."""
-    a, b = row.timing, other.timing
-    if a is None or b is None or a.run != b.run or sorted(a.shapes.values()) != sorted(b.shapes.values()):
-        return None
-    ratio = speed(a, b)
-    return ratio.median, ratio.low, ratio.high
-
-
-def _look(report: Report, row: Row) -> str:
-    """The class of a row's marks: what it is in this report."""
-    if row is report.rows[0]:
-        return "base"
-    if not row.kept:
-        return "undone"
-    if report.ships and (row.name == report.ships or row.name.startswith(f"{report.ships}/")):
-        return "ships"
-    return "kept" if row.why else "other"
-
-
-def _median(block: tuple[float, ...]) -> float:
-    ordered = sorted(block)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[~middle]) / 2
 
 
 def _chip(c: Cells) -> str:
@@ -300,9 +244,11 @@ def _list(items: Iterable[str], look: str) -> str:
     return f'<ul class="{look}">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>'
 
 
-def _charts(drawn: Iterable[tuple[str, str]]) -> str:
-    told = (f"<figure>{svg}{f'<figcaption>{words}</figcaption>' if words else ''}</figure>" for svg, words in drawn)
-    return f'<div class="charts">{"".join(told)}</div>'
+def _charts(title: str, hint: str, pictures: Sequence[Picture]) -> str:
+    drawn = "".join(
+        f"<figure>{picture.svg}<figcaption>{escape(picture.words)}</figcaption></figure>" for picture in pictures
+    )
+    return _section(title, hint, f'<div class="charts">{drawn}</div>', bool(pictures))
 
 
 def _code(name: str, value: str) -> str:

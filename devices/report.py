@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FILES = ("report.json", "report.md", "report.html")  # what `save` writes
 # Scores that are no shares, the less the better.
-_DISTANCES = ("kl", "perplexity")
+DISTANCES = ("kl", "perplexity")
 NONE = "—"  # not measured, or not comparable
 LEGEND = (
     "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
@@ -255,7 +255,7 @@ def _all_scores(row: Row, base: Row) -> str:
 
 
 def _moved(name: str, change: float) -> str:
-    return f"{change:+.4f}" if name in _DISTANCES else f"{show_points(change)} points"
+    return f"{change:+.4f}" if name in DISTANCES else f"{show_points(change)} points"
 
 
 def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:

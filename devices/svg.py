@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-TICK_EVERY = 84  # pixels, at least, between ticks with labels
+ACROSS, UP = 72, 36  # pixels, about, between ticks with labels
 LOG_FROM = 8  # an axis is logarithmic where its largest value is so many times the smallest
 
 
@@ -27,9 +27,9 @@ class Axis:
         low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, self._within(value)))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self) -> tuple[float, ...]:
-        """Round values on the axis: 1, 2 or 5 times a power of ten."""
-        room = max(2, int(abs(self.end - self.start) // TICK_EVERY))
+    def ticks(self, every: float) -> tuple[float, ...]:
+        """Round values on the axis, 1, 2 or 5 times a power of ten, at least about `every` pixels apart."""
+        room = max(2, int(abs(self.end - self.start) // every))
         return _log_ticks(self.low, self.high, room) if self.log else _linear_ticks(self.low, self.high, room)
 
     def _within(self, value: float) -> float:
@@ -95,7 +95,7 @@ def drawing(width: float, height: float, label: str, marks: Iterable[str]) -> st
 def x_axis(across: Axis, y: float, top: float, words: Callable[[float], str]) -> str:
     """Grid lines from `top` to `y` and the labels below, of which those at the ends stay within the drawing."""
     marks = []
-    for tick in across.ticks():
+    for tick in across.ticks(ACROSS):
         x = across.at(tick)
         marks += [line(x, top, x, y, "grid"), text(x, y + 16, words(tick), "tick", "middle")]
     return group(marks)
@@ -104,7 +104,7 @@ def x_axis(across: Axis, y: float, top: float, words: Callable[[float], str]) ->
 def y_axis(up: Axis, left: float, right: float, words: Callable[[float], str]) -> str:
     """Grid lines from `left` to `right`, with the labels left of them."""
     marks = []
-    for tick in up.ticks():
+    for tick in up.ticks(UP):
         y = up.at(tick)
         marks += [line(left, y, right, y, "grid"), text(left - 6, y + 4, words(tick), "tick", "end")]
     return group(marks)
