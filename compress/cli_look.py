@@ -95,8 +95,6 @@ def report(
     anything became worse.
     """
     if compare is not None:
-        if artifacts or budget or out is not None:
-            raise click.UsageError("--compare reads two reports and measures nothing; leave everything else out.")
         return _compare(*compare, as_json)
     if not artifacts:
         raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
@@ -135,6 +133,15 @@ def report(
 
 
 def _compare(before: Path, after: Path, as_json: bool) -> int:
+    context = click.get_current_context()
+    given = [
+        option.human_readable_name if isinstance(option, click.Argument) else option.opts[0]
+        for option in context.command.params
+        if option.name not in ("compare", "as_json", None)
+        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--compare reads two reports and measures nothing; leave out: {', '.join(given)}.")
     from rich.console import Console
 
     from ..devices.compare import compare, read_report, render, to_json

@@ -85,7 +85,7 @@ def _budget(where: str, table: Any) -> Budget:
     for key, value in table.items():
         if key not in _LIMITS:
             raise UnknownName(f"limit in {where}", key, _LIMITS)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or "," in value:
             raise UsageError(f"{where}: {key} is {value!r}; {_EXAMPLE}")
     try:
         return parse_budget(", ".join(f"{key}<{value}" for key, value in table.items()))

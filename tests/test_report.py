@@ -172,12 +172,13 @@ def test_markdown_is_a_table_whose_rows_are_equally_long(report):
     assert "| -0.19 |" in table[3]
 
 
-def test_saving_writes_both_files_and_nothing_else(report, tmp_path):
+def test_saving_writes_its_three_files_and_nothing_else(report, tmp_path):
     save(report, tmp_path / "out")
     save(replace(report, title="again"), tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
     assert from_json((tmp_path / "out" / "report.json").read_text(encoding="utf-8")).title == "again"
     assert Path(tmp_path / "out" / "report.md").read_text(encoding="utf-8").startswith("# again\n")
+    assert "<title>again</title>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_of_a_real_measurement_comes_back_whole(make_artifact, tmp_path):
