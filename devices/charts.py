@@ -1,10 +1,10 @@
-"""Charts: what a report's figures look like, each a drawing of its own: scatter, distributions, curves, change.
+"""Charts: what a report's figures look like, each a drawing of its own: scatter, distributions, curves, bars, change.
 
 All are as wide as half a page or a phone, so that no letter is ever scaled down to nothing.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from .words import show_ms, show_times
 
 WIDTH = 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 40
+PARTS = 4  # colours of the parts of a bar; a fifth begins again
 FAR = 3  # where the axis of latencies ends, in largest medians
 LETTER = 6.6  # pixels that a letter of a label takes, about
 
@@ -109,6 +110,24 @@ def curves(series: Sequence[Series], across: str, x_words: Words, up: str, y_wor
         name = text(x.at(last[0]) + 6, end, _short(one.name, (WIDTH - x.at(last[0])) - 6), "label")
         marks.append(group([line_, name], one.look, told))
     return drawing(WIDTH, height, f"{up} over {across}", marks)
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """A bar for each model, of shares that add up to 1, each with its name where it has room; the rest is told."""
+    each, names = 44, list(dict.fromkeys(name for _, shares in rows for name in shares))
+    marks = []
+    for index, (model, shares) in enumerate(rows):
+        top, left = each * index, 0.0
+        marks.append(text(0, top + 13, _short(model, WIDTH), "label"))
+        for name, share in shares.items():
+            width = share * WIDTH
+            words = f"{name} {share:.0%}"
+            part = [rect(left, top + 20, width, 18, f"part part-{names.index(name) % PARTS}")]
+            if LETTER * len(words) + 10 < width:
+                part.append(text(left + 6, top + 33, words, "inside"))
+            marks.append(group(part, title=f"{model}: {words}"))
+            left += width
+    return drawing(WIDTH, each * len(rows), "the shares of each model's work by unit", marks)
 
 
 def change(ratio: float, low: float, high: float) -> str:

@@ -16,7 +16,7 @@ from ..runtime.errors import UsageError
 from .budget import SAME_SPEED
 from .charts import Picture, change
 from .measure import Row, speed
-from .pictures import latency, look, ships, trade
+from .pictures import latency, look, placement, ships, trade
 from .provenance import models, setting
 from .report import NONE, Cells, Report, cells, sections, where
 from .words import show_bytes, show_ms, show_points, show_times
@@ -50,6 +50,8 @@ def summary(report: Report) -> str:
     >>> summary(report)
     'digits-int8 takes 98 kB, 0.31x of digits-fp32, and is 1.83x as fast (0.148 ms); top1 is 0.9907, -0.19 points.'
     """
+    if not report.rows:
+        return "Nothing was measured."
     base, row = report.rows[0], _shipped(report)
     p50 = "" if row.timing is None else show_ms(row.timing.p50)
     if row is base:
@@ -69,6 +71,8 @@ def summary(report: Report) -> str:
 
 
 def _sections(report: Report) -> Iterator[str]:
+    if not report.rows:
+        return
     yield _tiles(report)
     yield _table(report)
     yield _doubts(report)
@@ -76,6 +80,7 @@ def _sections(report: Report) -> Iterator[str]:
     hint = "The dashed line is the Pareto front: nothing beats a model on it on both axes. Hollow marks are behind it."
     yield _charts("Size, latency, score", hint, trade(report))
     yield _charts("Latency", "", latency(report))
+    yield _charts("Where it runs", "The share of the multiply-accumulates on each unit.", placement(report))
     yield _told(report)
     yield _provenance(report)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-ACROSS, UP = 72, 36  # pixels, about, between ticks with labels
+ACROSS, UP = 64, 36  # pixels, about, between ticks with labels
 LOG_FROM = 8  # an axis is logarithmic where its largest value is so many times the smallest
 
 

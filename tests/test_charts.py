@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.devices.charts import WIDTH, Point, Scale, Series, change, curves, distributions, scatter
+from edgepress.devices.charts import WIDTH, Point, Scale, Series, bars, change, curves, distributions, scatter
 from edgepress.devices.words import show_ms
 
 SIZE = Scale("size", lambda x: f"{x:.0f} B")
@@ -115,3 +115,12 @@ def test_a_change_is_coloured_only_where_its_quartiles_are_on_one_side(ratio, lo
     root = read(change(*ratio))
     assert len(looks(root, look)) == 1
     assert len(looks(root, "spread")) == (ratio[1] < ratio[2])
+
+
+def test_the_parts_of_a_bar_fill_it_and_name_themselves_where_there_is_room():
+    root = read(bars([("a", {"npu": 0.97, "cpu": 0.03}), ("b", {"cpu": 1.0})]))
+    boxes = list(root.iter("rect"))
+    assert sum(float(box.get("width", 0)) for box in boxes[:2]) == pytest.approx(WIDTH, abs=0.2)
+    assert [label.text for label in looks(root, "inside")] == ["npu 97%", "cpu 100%"]
+    assert [title.text for title in root.iter("title")] == ["a: npu 97%", "a: cpu 3%", "b: cpu 100%"]
+    assert boxes[1].get("class") == boxes[2].get("class") == "part part-1", "a unit has one colour in all bars"

@@ -232,6 +232,12 @@ def test_a_family_is_told_by_its_first_member(report, make_row):
     assert 'class="ships"' in to_html(replace(report, rows=rows, ships="int8"))
 
 
+def test_a_report_without_rows_says_so(report):
+    page = to_html(replace(report, rows=(), misses=("the board does not answer",)))
+    assert "Nothing was measured." in page
+    assert "the board does not answer" in page
+
+
 def test_timings_of_two_runs_have_no_speed(report):
     other = replace(report.rows[-1], timing=replace(report.rows[-1].timing, run="2"))
     page = to_html(replace(report, rows=(*report.rows[:-1], other)))
