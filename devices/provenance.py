@@ -30,7 +30,7 @@ def setting(report: Report) -> Iterator[Fact]:
     yield from _each("state", (_state(timing) for timing in timings))
     yield from _each("threads", ("the engine's choice" if t.threads is None else str(t.threads) for t in timings))
     yield from _each("run", (timing.run for timing in timings))
-    yield from _each("tools", (_pairs(row.tools) for row in report.rows))
+    yield from _each("tools", (", ".join(" ".join(tool) for tool in row.tools.items()) for row in report.rows))
     for source in device.sources:
         yield "source of the profile", source
 
@@ -58,7 +58,8 @@ def _model(row: Row) -> Iterator[Fact]:
         verdict = "passed" if row.selftest.passed else "failed"
         yield "golden samples", f"{verdict}: {row.selftest.cases}, {seen}"
     for index, step in enumerate(row.history, 1):
-        yield f"step {index}", ": ".join(part for part in (f"{step.name}({_pairs(step.settings)})", step.note) if part)
+        note = f": {step.note}" if step.note else ""
+        yield f"step {index}", f"{step.name}({_settings(step.settings)}){note}"
 
 
 def _machine(timing: Timing) -> str:
@@ -85,12 +86,8 @@ def _disturbance(timing: Timing) -> str:
     return f"{others}{steal}{seen.switches:,} involuntary switches in {seen.seconds:.1f} s"
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    """Settings or versions in a line, in their order."""
-    return ", ".join(
-        f"{name} {value}" if isinstance(value, str) else f"{name}={json.dumps(value, default=str)}"
-        for name, value in values.items()
-    )
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={json.dumps(value, default=str)}" for name, value in values.items())
 
 
 def _each(name: str, values: Iterator[str]) -> Iterator[Fact]:
