@@ -89,12 +89,12 @@ def read_report(path: Path) -> Report:
 def compare(before: Report, after: Report) -> Comparison:
     """Match rows by name and format, and say for each figure whether it moved.
 
-    Raises UsageError where no row of the one is in the other.
+    Raises UsageError where no row of the one is in the other, or two rows of one are not to be told apart.
 
     >>> compare(read_report(Path("main")), read_report(Path("branch"))).worse
     False
     """
-    old, new = ({(row.name, row.format): row for row in report.rows} for report in (before, after))
+    old, new = _by_key(before), _by_key(after)
     if not old.keys() & new.keys():
         names = (", ".join(dict.fromkeys(name for name, _ in rows)) for rows in (old, new))
         raise UsageError(
@@ -164,6 +164,14 @@ def render(found: Comparison, console: "Console") -> None:
             for name in names:
                 console.print(Text(f"  {name}"))
     console.print(Text("worse beyond noise" if found.worse else "nothing is worse beyond noise", style="bold"))
+
+
+def _by_key(report: Report) -> dict[tuple[str, str], Row]:
+    found = {(row.name, row.format): row for row in report.rows}
+    if len(found) < len(report.rows):
+        twice = next(row.name for row in report.rows if found[row.name, row.format] is not row)
+        raise UsageError(f"{report.title}: two models are named {twice}; compare reports whose models differ in name")
+    return found
 
 
 def _moves(model: str, old: Row, new: Row) -> Iterator[Move]:

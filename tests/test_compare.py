@@ -176,6 +176,14 @@ def test_reports_of_other_models_are_refused(one, make_row):
         compare(one(make_row("a", 1)), one(make_row("b", 1)))
 
 
+def test_two_models_of_one_name_are_refused(report, make_row):
+    twice = replace(report, title="twice", rows=(make_row("net", 1), make_row("net", 2)))
+    with pytest.raises(
+        UsageError, match="twice: two models are named net; compare reports whose models differ in name"
+    ):
+        compare(twice, report)
+
+
 def test_the_table_fits_the_terminal_and_says_what_is_worse(report, make_row):
     slow = make_row("digits-tiny", 60_001, ms=0.5, run="2", score={"top1": 0.9907, "top5": 0.9999})
     found = compare(report, replace(report, rows=(*report.rows[:-1], slow)))
