@@ -130,11 +130,14 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     return drawing(WIDTH, each * len(rows), "the shares of each model's work by unit", marks)
 
 
-def change(ratio: float, low: float, high: float) -> str:
-    """How many times as much: a bar from 1 to the ratio on a log axis from 1/8 to 8; a hairline spans the quartiles."""
+def change(ratio: float, low: float, high: float, same: float = 0.005) -> str:
+    """How many times as much: a bar from 1 to the ratio on a log axis from 1/8 to 8; a hairline spans the quartiles.
+
+    It is green or red where both quartiles are on one side of 1, and the ratio is further from it than `same`.
+    """
     width, height = 132, 16
     x = Axis(1 / 8, 8, 1, width - 1, log=True)
-    look = "bar same" if low <= 1 <= high else "bar good" if ratio < 1 else "bar bad"
+    look = "bar same" if low <= 1 <= high or abs(ratio - 1) < same else "bar good" if ratio < 1 else "bar bad"
     left, right = sorted((x.at(1), x.at(ratio)))
     marks = [rect(left, 3, right - left, height - 6, look)]
     if low < high:

@@ -13,7 +13,7 @@ from importlib import metadata, resources
 from string import Template
 
 from ..runtime.errors import UsageError
-from .budget import SAME_SPEED
+from .budget import SAME_MEMORY, SAME_SIZE, SAME_SPEED
 from .charts import Picture, change
 from .measure import Row, speed
 from .pictures import latency, look, placement, ships, trade
@@ -182,7 +182,7 @@ def _step(report: Report, row: Row, before: Row) -> str:
         moves.append(_move("latency", ratio, now.p50))
     memory, was = _memory(row), _memory(before)
     if memory and was:
-        moves.append(_move("memory", (memory / was, memory / was, memory / was), now.memory))
+        moves.append(_move("memory", (memory / was, memory / was, memory / was), now.memory, SAME_MEMORY))
     if row.score:
         points = cells(row, before).points
         words = f"{points} points · {now.score}" if points else now.score
@@ -193,9 +193,9 @@ def _step(report: Report, row: Row, before: Row) -> str:
     return f'<div class="step">{head}<div class="moves">{"".join(moves)}</div>{why}</div>'
 
 
-def _move(name: str, ratio: tuple[float, float, float], figure: str) -> str:
+def _move(name: str, ratio: tuple[float, float, float], figure: str, same: float = SAME_SIZE) -> str:
     words = f"{show_times(ratio[0])} · {figure}"
-    return f'<span class="name">{name}</span>{change(*ratio)}<span>{escape(words)}</span>'
+    return f'<span class="name">{name}</span>{change(*ratio, same)}<span>{escape(words)}</span>'
 
 
 def _memory(row: Row) -> int | None:

@@ -117,6 +117,11 @@ def test_a_change_is_coloured_only_where_its_quartiles_are_on_one_side(ratio, lo
     assert len(looks(root, "spread")) == (ratio[1] < ratio[2])
 
 
+def test_a_change_within_what_is_the_same_has_no_colour():
+    assert len(looks(read(change(1.08, 1.08, 1.08, 0.10)), "bar same")) == 1
+    assert len(looks(read(change(1.08, 1.08, 1.08)), "bar bad")) == 1
+
+
 def test_the_parts_of_a_bar_fill_it_and_name_themselves_where_there_is_room():
     root = read(bars([("a", {"npu": 0.97, "cpu": 0.03}), ("b", {"cpu": 1.0})]))
     boxes = list(root.iter("rect"))
