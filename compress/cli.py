@@ -14,6 +14,7 @@ from .cli_lists import devices, doctor, recipes
 from .cli_look import inspect, report, run, verify
 from .cli_make import compress, explain, export
 from .cli_options import FITS, INTERRUPTED, UNREAD, WRONG
+from .cli_web import serve
 from .terminal import Commands, fault, say, usage, write_anyway
 
 
@@ -41,7 +42,7 @@ def cli(context: click.Context, debug: bool) -> int:
     return FITS
 
 
-for command in (compress, explain, export, run, report, verify, inspect, recipes, devices, doctor):
+for command in (compress, explain, export, run, report, verify, inspect, serve, recipes, devices, doctor):
     cli.add_command(command)
 
 

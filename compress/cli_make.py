@@ -25,11 +25,14 @@ from .terminal import progress
 @click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="The folder to write.")
 @options.data
 @options.lengths
+@options.webgpu
+@options.max_file
+@options.ort_web
 @options.force
 @options.json
 def compress(
-    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, lengths: str, force: bool,
-    as_json: bool,
+    model: str, recipe: str, to: str, on: str, budget: str, out: Path, data: Path | None, lengths: str, webgpu: bool,
+    max_file: str, ort_web: Path | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Make MODEL smaller, measure each step, keep what pays.
 
@@ -58,6 +61,8 @@ def compress(
         name = f"{task.model.name}-{passes.name}"
         limits.refuse_others([name])
         limit = limits.of(name)
+        web = options.web_settings(webgpu, max_file, ort_web)
+        task = replace(task, model=replace(task.model, web=web))
         report = run(task.model, passes, task.data, to=to, on=device, budget=limit, out=out, force=force, tell=tell)
     if not follows:
         show_report(report, as_json)
@@ -125,15 +130,20 @@ def explain(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
 @options.data
 @options.lengths
+@options.webgpu
+@options.max_file
+@options.ort_web
 @options.force
 def export(
-    model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, force: bool
+    model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, webgpu: bool,
+    max_file: str, ort_web: Path | None, force: bool,
 ) -> int:  # fmt: skip
     """Write MODEL as it is in another format, or in several.
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples. With several formats
     the folder is a family: an artifact for each, and family.json. A Hugging Face folder becomes GGUF tensor by tensor,
-    in memory for one of them; --data tells llama.cpp's types which inputs matter.
+    in memory for one of them; --data tells llama.cpp's types which inputs matter. An .onnx file, or an artifact that
+    is there already, becomes a web build as it is.
     """
     from ..runtime.artifact import known_formats
     from ..runtime.family import write_family
@@ -142,9 +152,11 @@ def export(
     refuse_existing(out, force=force)
     with progress() as tell, compressing():
         tell("reading the model")
+        web = options.web_settings(webgpu, max_file, ort_web)
         from ..export.formats import EXPORTERS, export_family
         from ..export.formats import export as write
         from . import verified
+        from .site import is_finished, site_of
         from .source import read_source, with_lengths
         from .verify import verify
 
@@ -154,6 +166,11 @@ def export(
         streams = formats == ("gguf",) and Path(model).is_dir()
         if (type_ or strict) and not streams:
             raise click.UsageError("--type and --strict are for a Hugging Face folder; else the pass ggml has them.")
+        if formats == ("web",) and is_finished(Path(model)):
+            tell("laying the page around the model")
+            artifact = site_of(Path(model), out, web, data, force=force)
+            click.echo(f"written: {out} ({artifact.bytes:,} bytes of model; look at it: edgepress serve {out})")
+            return FITS
         if streams:
             from .gguf_folder import convert
 
@@ -162,6 +179,7 @@ def export(
             click.echo(words, nl=bool(words))
             return FITS
         task = with_lengths(read_source(model, data), lengths)
+        task = replace(task, model=replace(task.model, web=web))
         if formats == (to,):
             tell(f"exporting to {to}")
             sizes = f"{write(task.model, to, out, force=force).bytes:,}"

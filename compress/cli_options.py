@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..devices.report import Report
+    from ..export.model import Web
 
 # A shell gives 130 for a program that Ctrl-C ended, and 141 for one whose reader went away (`| head -1`).
 FITS, MISSED, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
@@ -22,6 +23,10 @@ on = click.option("--on", default="host", show_default=True, metavar="DEVICE", h
 lengths = click.option(
     "--lengths", default="", metavar="N,N", help="Lengths of a free axis where shapes are fixed: 16,64."
 )
+webgpu = click.option("--webgpu", is_flag=True, help="Web: carry ONNX Runtime's WebGPU build too, 27 MB more.")
+max_file = click.option("--max-file", default="", metavar="SIZE", help="Web: split what is larger: 25MB.")
+ort_web = click.option("--ort-web", type=click.Path(path_type=Path), metavar="DIR",
+                        help="Web: take onnxruntime-web from there, without a network.")  # fmt: skip
 threads = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine; its own choice.")
 budget = click.option("--budget", default="", metavar="LIMITS|FILE.toml",
                        help='Like "size<1MB, latency<2ms, drop<1%".')  # fmt: skip
@@ -54,6 +59,18 @@ def written(folder: Path) -> str:
     from ..devices.report import FILES
 
     return ", ".join(str(folder / name) for name in reversed(FILES))
+
+
+def web_settings(webgpu: bool, max_file: str, ort_web: Path | None) -> "Web":
+    """The settings of a web build, as they are typed. Raises UsageError for a size that is none."""
+    from ..devices.budget import parse_budget
+    from ..export.model import Web
+    from ..runtime.errors import UsageError
+
+    try:
+        return Web(parse_budget(f"size<{max_file}").size if max_file else None, ort_web, webgpu)
+    except UsageError as error:
+        raise UsageError(f"--max-file {max_file}: expected a size, as 25MB") from error
 
 
 @contextmanager

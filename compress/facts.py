@@ -96,4 +96,5 @@ _INSIDE: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "onnx": lambda path: {"operators": _onnx(path)},
     "tflite": lambda path: {"operators": _tflite(path)},
     "gguf": _gguf,
+    "web": lambda path: {"operators": _onnx(path)},
 }

@@ -24,9 +24,10 @@ from ..runtime.family import Family, member_of, read_family, write_family
 from ..runtime.files import new_folder
 from ..runtime.golden import Case, difference, write_golden
 from ..runtime.session import load
-from .model import Model
+from .model import Model, Web
 
 Write = Callable[[Model, Path], Path]
+Finish = Callable[[Artifact], Artifact]
 
 
 def _onnx(model: Model, folder: Path) -> Path:
@@ -47,8 +48,8 @@ def _gguf(model: Model, folder: Path) -> Path:
     return gguf.write(model, folder)
 
 
-# Format -> write(model, folder) -> the file written.
-EXPORTERS: dict[str, Write] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf}
+# Format -> write(model, folder) -> the file written. A web build has the very file that ONNX has.
+EXPORTERS: dict[str, Write] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf, "web": _onnx}
 
 # Largest difference that a correct engine may show on another machine, relative to the largest golden magnitude.
 # Float sums come in another order there; one step of an int8 activation is 1/255 of its range, and a few add up.
@@ -77,13 +78,17 @@ def export(model: Model, to: str, out: Path, *, force: bool = False) -> Artifact
     draft = Draft(
         model.name, to, lambda folder: write(model, folder), (_first(whole, model), whole), model.assets,
         TOLERANCE["float32" if exact else "quantized"], model.history, model.source,
+        site(model.name, model.web) if to == "web" else None,
     )  # fmt: skip
     return build(draft, out, force=force)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What an artifact is made of: the file that `write(folder)` leaves, samples to run it on, and what ships along."""
+    """What an artifact is made of: the file that `write(folder)` leaves, samples to run it on, and what ships along.
+
+    `finish` adds to the finished artifact, as the page of a web build.
+    """
 
     name: str
     format: str
@@ -93,6 +98,14 @@ class Draft:
     tolerance: float
     history: tuple[Step, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
+    finish: Finish | None = None
+
+
+def site(name: str, web: Web) -> Finish:
+    """What puts a page around the artifact of that name."""
+    from .web import lay
+
+    return lambda artifact: lay(artifact, name, web)
 
 
 def build(draft: Draft, out: Path, *, force: bool = False) -> Artifact:
@@ -108,7 +121,8 @@ def build(draft: Draft, out: Path, *, force: bool = False) -> Artifact:
             folder, draft.format, tuple(files), history=draft.history, tools=_versions(), source=draft.source
         )
         write_manifest(artifact)
-        write_manifest(_with_golden(artifact, draft))
+        artifact = _with_golden(artifact, draft)
+        write_manifest(artifact if draft.finish is None else draft.finish(artifact))
         check(read_artifact(folder))
     return read_artifact(out)
 

@@ -36,6 +36,22 @@ FLOATING = Ggml()
 
 
 @dataclass(frozen=True)
+class Web:
+    """How a web build is laid out: `max_file` is the most bytes that a file may have, for hosts that have a limit.
+
+    `ort_web` is a folder with the packages of npm that it carries; None fetches them into a cache. `webgpu` puts ONNX
+    Runtime's other build beside the one for the processor: 27 MB more, of which a browser loads one or the other.
+    """
+
+    max_file: int | None = None
+    ort_web: Path | None = None
+    webgpu: bool = False
+
+
+PLAIN = Web()
+
+
+@dataclass(frozen=True)
 class Model:
     """A torch module, an example of its inputs by name, and what was done to it so far.
 
@@ -44,7 +60,7 @@ class Model:
     of them, for torch.export takes a length of 1 for a constant. `assets` are files that the model needs to be used, by
     name: `tokenizer.json`, `labels.json`. `source` says what it was read from (`kind`, `sha256`), `origin` is the model
     before the first step. `lengths` are those that a format of fixed shapes shall have, by a free axis's name; `ggml`
-    is how GGUF shall store the weights.
+    is how GGUF shall store the weights, `web` how a web build is laid out.
     Artifacts are named after `name`. `traced` is shared with the models that `then` made by swapping layers, and
     `swapped` names those layers; both are the exporters' own. Raises ModelError where these do not fit each other.
 
@@ -62,6 +78,7 @@ class Model:
     origin: "Model | None" = None
     lengths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ggml: Ggml = FLOATING
+    web: Web = PLAIN
     traced: Traced = field(default_factory=Traced, repr=False, compare=False)
     swapped: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 

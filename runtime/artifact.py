@@ -42,7 +42,10 @@ class Step:
 
 @dataclass(frozen=True)
 class File:
-    """One file of an artifact, by its name in the folder; `role` is `model`, `golden` or `asset`."""
+    """One file of an artifact, by its name in the folder; `role` is `model`, `golden`, `asset` or `page`.
+
+    An asset belongs to the model (`tokenizer.json`), a page to the site around it.
+    """
 
     name: str
     bytes: int

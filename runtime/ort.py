@@ -45,8 +45,10 @@ class OrtEngine:
     needs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",)) -> OrtEngine:
-    """Open an ONNX file. `threads=None` leaves the number to the engine (one per core).
+def start(
+    path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",), content: bytes | None = None
+) -> OrtEngine:
+    """Open an ONNX file, or its `content` where it lies in parts. `threads=None` leaves the number to the engine.
 
     Raises EngineError where the file cannot be opened, UnknownName for a provider that this build has not, UsageError
     where `threads` is below 1.
@@ -65,7 +67,10 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
     failures = _failures(ort)
     try:
         session = ort.InferenceSession(
-            str(path), options, providers=_resolve(providers, ort), disabled_optimizers=_DISABLED
+            str(path) if content is None else content,
+            options,
+            providers=_resolve(providers, ort),
+            disabled_optimizers=_DISABLED,
         )
     except failures as error:
         raise EngineError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import ggml, ggml_trial, litert, ort
+from . import ggml, ggml_trial, litert, ort, parts
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
 from .errors import ArtifactError, EngineError, MissingExtra, PortError, UnknownName, UsageError
 from .family import Family, check_family, is_family, ranked, read_family
@@ -31,7 +31,12 @@ class Engine(Protocol):
 
 
 # Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
-ENGINES: dict[str, Callable[..., Engine]] = {"onnx": ort.start, "tflite": litert.start, "gguf": ggml.start}
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "onnx": ort.start,
+    "tflite": litert.start,
+    "gguf": ggml.start,
+    "web": parts.start,
+}
 
 
 # Format -> the execution providers that this machine's build of its engine has.
@@ -39,6 +44,7 @@ _PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {
     "onnx": ort.providers,
     "tflite": lambda: ("cpu",),
     "gguf": lambda: ("cpu",),
+    "web": ort.providers,
 }
 
 # Format -> what is done with a file that somebody else made before it is opened here.

@@ -22,10 +22,10 @@ BELOW = {
     "devices": {"devices", "runtime"},
     "compress": {"compress", "export", "devices", "runtime"},
 }
-# Nothing is fetched at run time. A link to a device may open a connection: it would be named here.
+# Nothing is fetched at run time. What opens a port is named here: on this machine's loopback only.
 NETWORK = {"aiohttp", "ftplib", "http.client", "http.server", "httpx", "huggingface_hub", "requests", "socket",
            "socketserver", "ssl", "urllib.request", "urllib3", "xmlrpc.client"}  # fmt: skip
-MAY_OPEN_CONNECTIONS: set[str] = set()
+MAY_OPEN_CONNECTIONS = {"devices/serve.py"}
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 HEAVY = {
     "ai_edge_litert",
