@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report
+from .cli_options import FITS, MISSED, compressing, show_report, written
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -64,9 +64,14 @@ def run(
     return FITS
 
 
-@options.example("edgepress report out/digits-fp32 out/digits-int8 --budget 'latency<1ms'")
+@options.example(
+    "edgepress report out/digits-fp32 out/digits-int8 --budget 'latency<1ms'\n"
+    "edgepress report --compare main/report.json measured/report.json"
+)
 @click.command()
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="BEFORE AFTER",
+              help="Two report.json: what moved beyond noise.")  # fmt: skip
 @options.on
 @options.budget
 @click.option("--task", metavar="MODEL", help="The task file (or folder, with --data) whose score judges them.")
@@ -76,18 +81,24 @@ def run(
     "--runs", default=100, show_default=True, type=click.IntRange(1), metavar="N", help="Timed runs, at least."
 )
 @options.threads
-@click.option("--out", type=click.Path(path_type=Path), help="Write report.json and report.md there.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write report.html, .md and .json there.")
 @options.json
 def report(
-    artifacts: tuple[Path, ...], on: str, budget: str, task: str | None, data: Path | None, inputs: Path | None,
-    runs: int, threads: int | None, out: Path | None, as_json: bool,
+    artifacts: tuple[Path, ...], compare: tuple[Path, Path] | None, on: str, budget: str, task: str | None,
+    data: Path | None, inputs: Path | None, runs: int, threads: int | None, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
     ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
-    the others are compared with; the budget is for the last. A family stands for each of its members.
+    the others are compared with; the budget is for the last, and for those that its file names. A family stands for
+    each of its members. With --compare nothing is measured: two reports are read, and the exit code is 1 where
+    anything became worse.
     """
-    from ..devices.budget import misses_of_all, parse_budget
+    if compare is not None:
+        return _compare(*compare, as_json)
+    if not artifacts:
+        raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
+    from ..devices.budget_file import misses_of_groups, read_limits, words
     from ..devices.device import find_device
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
@@ -96,22 +107,48 @@ def report(
 
     if out is not None:
         refuse_foreign(out)
-    limits, device = parse_budget(budget), find_device(on)
+    limits, device = read_limits(budget), find_device(on)
     device = device if threads is None else replace(device, threads=threads)
     folders = [members(path) for path in artifacts]
-    opened = [read_artifact(path) for paths in folders for path in paths]
+    opened = [[read_artifact(path) for path in paths] for paths in folders]
+    names = [
+        given[0].name if len(given) == 1 else path.resolve().name for path, given in zip(artifacts, opened, strict=True)
+    ]
+    limits.refuse_others(names)
     with progress(quiet=as_json) as tell:
         score = _score(task, data, tell)
-        rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
-    last = rows[-len(folders[-1]) :]
-    ships = last[0].name if len(last) == 1 else artifacts[-1].resolve().name
-    result = Report(
-        f"{ships} on {device.name}", device, rows, str(limits), misses_of_all(last, rows[0], limits), ships=ships
-    )
+        flat = [artifact for given in opened for artifact in given]
+        rows = iter(measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell))
+    groups = [(name, [next(rows) for _ in given]) for name, given in zip(names, opened, strict=True)]
+    measured = tuple(row for _, group in groups for row in group)
+    missed = misses_of_groups(groups, limits)
+    title = f"{names[-1]} on {device.name}"
+    result = Report(title, device, measured, words(limits, names[-1]), missed, ships=names[-1])
     if out is not None:
         save(result, out)
     show_report(result, as_json)
+    if out is not None and not as_json:
+        click.echo(f"written: {written(out)}")
     return FITS if result.fits else MISSED
+
+
+def _compare(before: Path, after: Path, as_json: bool) -> int:
+    context = click.get_current_context()
+    given = [
+        option.human_readable_name if isinstance(option, click.Argument) else option.opts[0]
+        for option in context.command.params
+        if option.name not in ("compare", "as_json", None)
+        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--compare reads two reports and measures nothing; leave out: {', '.join(given)}.")
+    from rich.console import Console
+
+    from ..devices.compare import compare, read_report, render, to_json
+
+    found = compare(read_report(before), read_report(after))
+    click.echo(to_json(found), nl=False) if as_json else render(found, Console())
+    return MISSED if found.worse else FITS
 
 
 @options.example(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report
+from .cli_options import FITS, MISSED, compressing, show_report, written
 from .terminal import progress
 
 
@@ -40,13 +40,13 @@ def compress(
     and after each pass of the recipe, and each file is measured on the device beside the one before it. With several
     formats, the first is the one that is judged by; what is kept is exported to all of them, as a family.
     """
-    from ..devices.budget import parse_budget
+    from ..devices.budget_file import read_limits
     from ..devices.device import find_device
     from ..runtime.artifact import known_formats
     from ..runtime.family import is_family
     from .recipe import find_recipe, recipe_table
 
-    limits, device = parse_budget(budget), find_device(on)
+    limits, device = read_limits(budget), find_device(on)
     recipe_table(recipe)  # a name that is not there is told before anything heavy is imported
     follows = os.environ.get("RANK", "0") != "0"  # torchrun's: the first process speaks for all
     with progress(quiet=as_json or follows) as tell, compressing():
@@ -58,13 +58,16 @@ def compress(
         passes = find_recipe(recipe)
         known_formats(to, EXPORTERS)  # reading a model may take the minutes of its training
         task = with_lengths(read_source(model, data), lengths)
+        name = f"{task.model.name}-{passes.name}"
+        limits.refuse_others([name])
+        limit = limits.of(name)
         web = options.web_settings(webgpu, max_file, ort_web)
         task = replace(task, model=replace(task.model, web=web))
-        report = run(task.model, passes, task.data, to=to, on=device, budget=limits, out=out, force=force, tell=tell)
+        report = run(task.model, passes, task.data, to=to, on=device, budget=limit, out=out, force=force, tell=tell)
     if not follows:
         show_report(report, as_json)
     if not (as_json or follows):
-        click.echo(f"written: {out / report.ships}, {out / 'report.md'}, {out / 'report.json'}")
+        click.echo(f"written: {out / report.ships}, {written(out)}")
         if "," in to and not is_family(out / report.ships):
             remedy = f"edgepress export {model} --to {to} --out FOLDER"
             click.echo(f"no pass paid, so there is no family; the model as it came, in each format: {remedy}")

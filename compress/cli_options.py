@@ -28,7 +28,8 @@ max_file = click.option("--max-file", default="", metavar="SIZE", help="Web: spl
 ort_web = click.option("--ort-web", type=click.Path(path_type=Path), metavar="DIR",
                         help="Web: take onnxruntime-web from there, without a network.")  # fmt: skip
 threads = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine; its own choice.")
-budget = click.option("--budget", default="", metavar="LIMITS", help='Like "size<1MB, latency<2ms, drop<1%".')
+budget = click.option("--budget", default="", metavar="LIMITS|FILE.toml",
+                       help='Like "size<1MB, latency<2ms, drop<1%".')  # fmt: skip
 
 
 def example(text: str) -> Callable[[Any], Any]:
@@ -51,6 +52,13 @@ def show_report(report: "Report", as_json: bool) -> None:
     from rich.console import Console
 
     render(report, Console())
+
+
+def written(folder: Path) -> str:
+    """The files of a report in a folder, the page first."""
+    from ..devices.report import FILES
+
+    return ", ".join(str(folder / name) for name in reversed(FILES))
 
 
 def web_settings(webgpu: bool, max_file: str, ort_web: Path | None) -> "Web":

@@ -2,12 +2,12 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.artifact import GOLDEN, Artifact, describe
+from ..runtime.artifact import GOLDEN, Artifact, Step, describe
 from ..runtime.errors import DeviceError, UnsupportedError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
@@ -51,7 +51,8 @@ class Row:
 
     `timing` and `alone` are None where the device could not be reached, `score` and `selftest` where there was nothing
     to judge by. `kept` and `why` are the verdict on the step that made it. `compressed` is the size as a download,
-    deflated, as web servers and packages do it; None in reports of older versions.
+    deflated, as web servers and packages do it; None in reports of older versions. `history` and `tools` are the
+    artifact's: what was done to the model, and the versions that wrote the file.
     """
 
     name: str
@@ -68,6 +69,8 @@ class Row:
     kept: bool = True
     why: str = ""
     compressed: int | None = None
+    history: tuple[Step, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -224,6 +227,8 @@ def _row(
         selftest=selftest,
         doubts=tuple(_doubts(device, timing, score, selftest)),
         compressed=deflated(artifact) if known is None else known,
+        history=artifact.history,
+        tools=artifact.tools,
     )
 
 

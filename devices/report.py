@@ -1,4 +1,4 @@
-"""Report: the rows beside their baseline: for the terminal, as markdown, as JSON."""
+"""Report: the rows beside their baseline: for the terminal, as markdown, as JSON; as HTML see `html`."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.artifact import Step
 from ..runtime.errors import DataError, UsageError
 from ..runtime.files import refuse_lost, write_text
 from ..runtime.golden import SelfTest
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+FILES = ("report.json", "report.md", "report.html")  # what `save` writes
 # Scores that are no shares, the less the better.
-_DISTANCES = ("kl", "perplexity")
+DISTANCES = ("kl", "perplexity")
 NONE = "—"  # not measured, or not comparable
 LEGEND = (
     "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
@@ -53,7 +55,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """One row in words; `times` compare with the baseline, NONE where a figure is missing."""
 
     name: str
@@ -92,25 +94,27 @@ def from_json(text: str) -> Report:
 
 
 def save(report: Report, folder: Path) -> None:
-    """Write `report.json` and `report.md` into a folder; each appears whole or not at all."""
-    write_text(folder / "report.json", to_json(report))
-    write_text(folder / "report.md", to_markdown(report))
+    """Write `report.json`, `report.md` and `report.html` into a folder; each appears whole or not at all."""
+    from .html import to_html
+
+    for name, text in zip(FILES, (to_json(report), to_markdown(report), to_html(report)), strict=True):
+        write_text(folder / name, text)
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise UsageError where a `report.json` or `report.md` lies in the folder that `save` did not write."""
-    refuse_lost(folder, ("report.json", "report.md"), "a report of edgepress")
+    """Raise UsageError where a file lies in the folder that `save` would replace and did not write."""
+    refuse_lost(folder, FILES, "a report of edgepress")
 
 
 def to_markdown(report: Report) -> str:
     """The report as a markdown document: a table, the verdicts and the doubts."""
     head = ["model", "size", "x", "p50", "p99", "speed", "quartiles", "load", "cold start", "peak memory", "score",
             "points", ""]  # fmt: skip
-    cells = [list(vars(_cells(row, report.rows[0])).values()) for row in report.rows]
-    lines = [f"# {report.title}", "", _where(report), ""]
+    table = [list(vars(cells(row, report.rows[0])).values()) for row in report.rows]
+    lines = [f"# {report.title}", "", where(report), ""]
     lines += [markdown_line(head), markdown_line(["---", *["---:"] * (len(head) - 2), "---"])]
-    lines += [*(markdown_line(line) for line in cells), "", LEGEND]
-    for title, items in _sections(report):
+    lines += [*(markdown_line(line) for line in table), "", LEGEND]
+    for title, items in sections(report):
         lines += ["", f"**{title}**", "", *(f"- {in_markdown(item)}" for item in items)]
     return "\n".join(lines) + "\n"
 
@@ -121,10 +125,10 @@ def render(report: Report, console: "Console") -> None:
     from rich.text import Text
 
     console.print(Text(report.title, style="bold"))
-    console.print(Text(_where(report), style="dim"))
+    console.print(Text(where(report), style="dim"))
     console.print(_table(report))
     console.print(Text(LEGEND, style="dim"))
-    for title, items in _sections(report):
+    for title, items in sections(report):
         style = {"fits": "green", "over": "red"}.get(title.split()[0], "bold")
         console.print(Text(title, style=style))
         for item in items:
@@ -141,7 +145,7 @@ def _table(report: Report) -> "Table":
     for head in ("size\nx", "p50\np99", "speed\nquartiles", "load\ncold", "peak\nmemory", "score\npoints"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in report.rows:
-        c = _cells(row, report.rows[0])
+        c = cells(row, report.rows[0])
         name = Text.assemble(c.name, "\n", (c.status, {"kept": "green", "undone": "red"}.get(c.status, "dim")))
         pairs = [(c.size, c.size_times), (c.p50, c.p99), (c.speed, c.spread), (c.load, c.cold), (c.memory, ""),
                  (c.score, c.points)]  # fmt: skip
@@ -149,11 +153,12 @@ def _table(report: Report) -> "Table":
     return table
 
 
-def _cells(row: Row, base: Row) -> _Cells:
+def cells(row: Row, base: Row) -> Cells:
+    """A row's figures in words, beside the baseline's."""
     alone = row.alone or Alone(None, None, None, None)
     times, spread = _speed(row, base)
     score, points = _score(row, base)
-    return _Cells(
+    return Cells(
         name=row.name,
         size=show_bytes(row.bytes),
         size_times="" if row is base else show_times(row.bytes / base.bytes),
@@ -198,7 +203,7 @@ def _score(row: Row, base: Row) -> tuple[str, str]:
     return f"{value:.4f}", show_points(value - base.score[name])
 
 
-def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
+def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """What is said below the table: title and lines."""
     if report.ships:
         yield f"ships: {report.ships}", []
@@ -250,7 +255,7 @@ def _all_scores(row: Row, base: Row) -> str:
 
 
 def _moved(name: str, change: float) -> str:
-    return f"{change:+.4f}" if name in _DISTANCES else f"{show_points(change)} points"
+    return f"{change:+.4f}" if name in DISTANCES else f"{show_points(change)} points"
 
 
 def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:
@@ -261,7 +266,7 @@ def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:
         yield text if len(names) == len(rows) else f"{', '.join(names)}: {text}"
 
 
-def _where(report: Report) -> str:
+def where(report: Report) -> str:
     """The device, and how the models were run on it."""
     device, timings = report.device, [row.timing for row in report.rows if row.timing is not None]
     words = [f"{device.name}: {device.cpu}, {device.arch}"]
@@ -284,6 +289,7 @@ def _row(raw: dict[str, Any]) -> Row:
             "score": None if score is None else {name: float(value) for name, value in score.items()},
             "selftest": selftest and SelfTest(**selftest | {"difference": float(selftest["difference"])}),
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
+            "history": tuple(Step(**step) for step in raw.get("history", ())),
         }
     )
 

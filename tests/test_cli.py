@@ -78,7 +78,9 @@ def test_compress_says_what_it_does_what_it_found_and_where_it_lies(done):
     assert said.err.splitlines()[:2] == ["reading the model", "exporting perceptron-fp32 to onnx"]
     for words in ("perceptron, recipe small, on pi5", "ships: perceptron-small", "kept", "1.0000"):
         assert words in said.out, words
-    assert said.out.splitlines()[-1] == f"written: {out}/perceptron-small, {out}/report.md, {out}/report.json"
+    assert said.out.splitlines()[-1] == (
+        f"written: {out}/perceptron-small, {out}/report.html, {out}/report.md, {out}/report.json"
+    )
     assert (out / "perceptron-small" / "artifact.json").is_file()
 
 
@@ -290,7 +292,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(perceptron_task, small,
     assert again.code == 0
     assert GOES_ON in again.err.splitlines()
     assert sorted(path.name for path in out.iterdir()) == [
-        "perceptron-fp32", "perceptron-small", "report.json", "report.md",
+        "perceptron-fp32", "perceptron-small", "report.html", "report.json", "report.md",
     ]  # fmt: skip
 
 

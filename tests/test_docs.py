@@ -48,6 +48,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 def run(block: Block, folder: Path) -> None:
     if block.file is not None:
+        (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
         (folder / block.file).write_text(block.code, encoding="utf-8")
         return
     programs = {"sh": ("bash", "-euc", block.code), "python": (sys.executable, "-W", "error", "-c", block.code)}
@@ -103,6 +104,19 @@ def test_the_readme_names_every_page_and_every_link_leads_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_jobs_for_a_build_run_what_the_page_runs():
+    import yaml
+
+    found = list(blocks("report"))
+    shell = "".join(block.code for block in found if block.kind == "sh")
+    github, gitlab = (yaml.safe_load(block.code) for block in found if block.kind == "yaml")
+    steps = [step["run"] for step in github["jobs"]["budget"]["steps"] if "run" in step]
+    for lines in (steps, gitlab["budget"]["script"]):
+        gates = [line.strip() for line in lines if line.startswith("edgepress")]
+        assert gates
+        assert all(line in shell for line in gates)
 
 
 def test_every_pass_and_every_setting_stands_in_the_page_on_recipes():

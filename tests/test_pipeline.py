@@ -79,7 +79,7 @@ def shipped(out: Path) -> str:
 def test_what_is_left_is_the_baseline_the_result_and_the_report(story):
     _, out = story
     assert sorted(path.name for path in out.iterdir()) == [
-        "perceptron-fp32", "perceptron-story", "report.json", "report.md",
+        "perceptron-fp32", "perceptron-story", "report.html", "report.json", "report.md",
     ]  # fmt: skip
     for name in ("perceptron-fp32", "perceptron-story"):
         check(read_artifact(out / name))
@@ -150,7 +150,13 @@ def test_where_no_pass_pays_the_model_ships_as_it_came_and_force_takes_the_old_r
         "size 71 kB, budget < 1 kB",
         "latency not measured on pi5, budget < 1 ms",
     )
-    assert sorted(path.name for path in out.iterdir()) == ["notes.txt", "perceptron-fp32", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "notes.txt",
+        "perceptron-fp32",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     assert shipped(eight)
 
 
@@ -201,7 +207,7 @@ def test_a_folder_of_somebody_else_is_not_replaced_even_with_force(run, tmp_path
     assert tree(tmp_path) == {f"{name}/thesis.tex": b"years of work"}
 
 
-@pytest.mark.parametrize("name", ["report.json", "report.md"])
+@pytest.mark.parametrize("name", ["report.json", "report.md", "report.html"])
 def test_a_report_of_somebody_else_is_not_overwritten(run, tmp_path, name):
     (tmp_path / name).write_text("# Quarterly report", encoding="utf-8")
     with pytest.raises(UsageError, match=rf"{name} is not a report of edgepress and would be lost"):

@@ -84,10 +84,10 @@ def test_the_download_is_told_beside_the_baselines(report, make_row):
     assert "as a download" not in to_markdown(report)
 
 
-def test_a_report_that_knows_no_downloads_is_read(report):
+def test_a_report_that_knows_no_downloads_and_no_history_is_read(report):
     raw = json.loads(to_json(report))
     for row in raw["rows"]:
-        del row["compressed"]
+        del row["compressed"], row["history"], row["tools"]
     assert from_json(json.dumps(raw)).rows == report.rows
 
 
@@ -172,12 +172,13 @@ def test_markdown_is_a_table_whose_rows_are_equally_long(report):
     assert "| -0.19 |" in table[3]
 
 
-def test_saving_writes_both_files_and_nothing_else(report, tmp_path):
+def test_saving_writes_its_three_files_and_nothing_else(report, tmp_path):
     save(report, tmp_path / "out")
     save(replace(report, title="again"), tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
     assert from_json((tmp_path / "out" / "report.json").read_text(encoding="utf-8")).title == "again"
     assert Path(tmp_path / "out" / "report.md").read_text(encoding="utf-8").startswith("# again\n")
+    assert "<title>again</title>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_of_a_real_measurement_comes_back_whole(make_artifact, tmp_path):
