@@ -60,7 +60,7 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
     """
     session = open_session(path, threads=threads, providers=providers)
     nodes = functools.cache(lambda: placed(session, providers))
-    first = asked_for(providers, _available())[0]
+    first = asked_for(providers, build_has())[0]
     if first != "cpu" and not any(node.provider == first for node in nodes()):
         why = "; it takes fixed shapes only, see --on" if first in PROVIDERS and PROVIDERS[first].fixed else ""
         raise EngineError(f"{first} takes none of the {len(nodes())} nodes of {path}{why}")
@@ -68,7 +68,7 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
         inputs=tuple(_port(node, path) for node in session.get_inputs()),
         outputs=tuple(_port(node, path) for node in session.get_outputs()),
         providers=tuple(session.get_providers()),
-        run=_runner(session, _failures()),
+        run=_runner(session, failures()),
         placed=nodes,
     )
 
@@ -90,7 +90,7 @@ def open_session(
     ort = _library()
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; expected at least 1, or None for one per core")
-    asked = asked_for(providers, _available())
+    asked = asked_for(providers, build_has())
     full = _full(asked[0])
     options = ort.SessionOptions()
     options.log_severity_level = severity
@@ -109,9 +109,9 @@ def open_session(
         session = ort.InferenceSession(
             str(path), options, providers=ready, disabled_optimizers=_DISABLED, enable_fallback=0
         )
-    except _failures() as error:
-        raise EngineError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
-    if full not in session.get_providers():
+    except failures() as error:
+        raise EngineError(f"ONNX Runtime cannot open {path}: {first_line(error)}") from error
+    if not with_plugin and full not in session.get_providers():  # a plugin that takes no node is not listed either
         raise EngineError(f"{asked[0]} does not start on this machine")
     return session
 
@@ -123,7 +123,7 @@ def placed(session: Any, providers: Sequence[str]) -> tuple[Placed, ...]:
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise EngineError("this ONNX Runtime does not tell where nodes run; 1.24 does: pip install -U onnxruntime")
-    asked = asked_for(providers, _available())
+    asked = asked_for(providers, build_has())
     return tuple(
         Placed(node.name, node.op_type, chosen_of(part.ep_name, asked), unit_of(part.ep_name, asked))
         for part in session.get_provider_graph_assignment_info()
@@ -139,15 +139,16 @@ def _library() -> Any:
     return ort
 
 
-def _available() -> list[str]:
+def build_has() -> list[str]:
+    """The full names of the providers of this build, without those that call a service."""
     return [name for name in _library().get_available_providers() if short(name) not in _REMOTE]
 
 
 def _full(name: str) -> str:
     """ONNX Runtime's name of a provider. Raises EngineError where this build has it not."""
-    full = PROVIDERS[name].full if name in PROVIDERS else {short(n): n for n in _available()}[name]
+    full = PROVIDERS[name].full if name in PROVIDERS else {short(n): n for n in build_has()}[name]
     plugin = PROVIDERS[name].plugin if name in PROVIDERS else ""
-    if full not in _available() and not (plugin and importlib.util.find_spec(plugin)):
+    if full not in build_has() and not (plugin and importlib.util.find_spec(plugin)):
         raise EngineError(f"{name} is not in this build of ONNX Runtime; {PROVIDERS[name].comes}")
     return full
 
@@ -157,7 +158,7 @@ def _ready(asked: Sequence[str], threads: int | None) -> list[tuple[str, dict[st
     by_full: dict[str, dict[str, str]] = {}
     for name in asked:
         full = PROVIDERS[name].full if name in PROVIDERS else name
-        for there in _available():
+        for there in build_has():
             if there == full or short(there) == full:
                 by_full.setdefault(there, _options(name, threads))  # one provider has one set of options
     return list(by_full.items())
@@ -172,8 +173,8 @@ def _options(name: str, threads: int | None) -> dict[str, str]:
 
 
 def _add_plugin(name: str, options: Any) -> bool:
-    """Start a provider that is a library of its own, where `name` is one and this build has it not built in."""
-    if name not in PROVIDERS or not PROVIDERS[name].plugin or PROVIDERS[name].full in _available():
+    """Start a provider that is a library of its own, where `name` is one and its package is here."""
+    if name not in PROVIDERS or not PROVIDERS[name].plugin or not importlib.util.find_spec(PROVIDERS[name].plugin):
         return False
     ort, provider, full = _library(), PROVIDERS[name], _full(name)
     if not any(device.ep_name == full for device in ort.get_ep_devices()):
@@ -194,14 +195,14 @@ def _runner(session: Any, failures: tuple[type[Exception], ...]) -> Callable[...
         try:
             return dict(zip(names, session_run(names, inputs)))  # noqa: B905 - one for each name; strict takes 0.3 µs
         except failures as error:
-            raise EngineError(f"ONNX Runtime stopped: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime stopped: {first_line(error)}") from error
 
     return run
 
 
 def providers() -> tuple[str, ...]:
     """What this build can run on, the CPU last; what sends a model elsewhere is none of them."""
-    return tuple(map(short, _available()))
+    return tuple(map(short, build_has()))
 
 
 def _port(node: Any, path: Path) -> Port:
@@ -212,12 +213,13 @@ def _port(node: Any, path: Path) -> Port:
     return Port(node.name, _DTYPES[node.type], shape)
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """ONNX Runtime's own exception types; they share no base class of their own."""
     state = _library().capi.onnxruntime_pybind11_state
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return (*own, ValueError, RuntimeError)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of ONNX Runtime's in a line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
