@@ -3,12 +3,16 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import cli_options as options
 from .cli_options import FITS, MISSED, compressing, show_report
 from .terminal import progress
+
+if TYPE_CHECKING:
+    from ..devices.device import Device
 
 
 @options.example(
@@ -68,7 +72,8 @@ def compress(
 
 @options.example(
     "edgepress explain samples/digits/task.py --option int8 --option rank=0.5\n"
-    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why"
+    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why\n"
+    "edgepress explain out/digits-int8 --provider qnn --provider cpu --require-unit npu=95%"
 )
 @click.command()
 @click.argument("model")
@@ -79,19 +84,31 @@ def compress(
 @click.option("--scored", default=3, show_default=True, type=click.IntRange(0), metavar="N",
               help="Score the N worst from exported files.")  # fmt: skip
 @options.on
+@click.option("--provider", "providers", multiple=True, metavar="NAME",
+              help="An artifact's: qnn, openvino, xnnpack, cpu, …; in order; may be repeated.")  # fmt: skip
+@click.option("--require-unit", "required", default="", metavar="UNIT=SHARE",
+              help="An artifact's: exit 1 where less of the work is on it: npu=95%.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write explain.json, .md, .svg and .png there.")
 @options.json
+@click.pass_context
 def explain(
-    model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...], scored: int, on: str,
-    out: Path | None, as_json: bool,
+    context: click.Context, model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...],
+    scored: int, on: str, providers: tuple[str, ...], required: str, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say which layer of MODEL costs how much accuracy.
+    """Say which layer of MODEL costs how much accuracy, or where an artifact runs.
 
     Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
+    Of an artifact's folder, or a bare .onnx or .tflite file without --data, it is told which node runs on which unit:
+    its share of the multiply-accumulates and of the time, why others did not take it, and what to change.
     """
     from ..devices.device import find_device
 
     device = find_device(on)
+    named = [name for name in ("data", "options", "layers", "scored", "out") if _is_named(context, name)]
+    if _is_file(model) and not named:
+        return _explain_placement(Path(model), device, providers, required, as_json)
+    if providers or required:
+        raise click.UsageError("--provider and --require-unit are for an artifact, without the options for layers.")
     with progress(quiet=as_json) as tell, compressing():
         tell("reading the model")
         from . import explained
@@ -106,6 +123,36 @@ def explain(
             explained.save(found, out)
     click.echo(explained.to_json(found), nl=False) if as_json else explained.render(found)
     return FITS
+
+
+def _is_named(context: click.Context, name: str) -> bool:
+    from click.core import ParameterSource
+
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _is_file(model: str) -> bool:
+    """True for an artifact's folder and for a bare file that an engine opens."""
+    from ..runtime.artifact import BARE_FORMATS, MANIFEST
+    from ..runtime.family import is_family
+
+    path = Path(model)
+    if is_family(path):
+        raise click.UsageError(f"{model} is a family; name one of its members, as {path / 'onnx'}")
+    return (path / MANIFEST).is_file() or (path.suffix.lower() in BARE_FORMATS and path.is_file())
+
+
+def _explain_placement(path: Path, device: "Device", providers: tuple[str, ...], required: str, as_json: bool) -> int:
+    with progress(quiet=as_json) as tell, compressing():
+        from . import placed_text
+        from .placed import misses, place_on, read_gate
+
+        gate = read_gate(required)
+        found = place_on(path, device, providers, tell)
+        missed = misses(found, gate)
+    title = f"{path} on {device.name}: {len(found.nodes)} nodes"
+    click.echo(placed_text.to_json(found, missed), nl=False) if as_json else placed_text.render(found, title, missed)
+    return MISSED if missed else FITS
 
 
 @options.example(

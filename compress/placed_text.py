@@ -1,0 +1,153 @@
+"""A placement in words: a row for each provider, what fell back and why, and what would change that."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ..devices.words import plain, show_ms
+from ..runtime.placement import Placed, Placement
+from ..runtime.providers import PROVIDERS
+
+SCHEMA = 1
+HEADS = ("provider", "unit", "nodes", "MACs", "share", "time", "share")
+_SHOWN = 12  # groups of nodes that fell back, the costliest first
+
+# Operators that no accelerator's provider takes, and what to do about them.
+_DYNAMIC = "its scales are found at run time; quantize with scales found beforehand: the pass static"
+_BLOCKS = "weights in blocks have kernels on the CPU only; quantize per channel: the pass static, or --recipe int8"
+REMEDIES: Mapping[str, str] = {
+    "DynamicQuantizeLinear": _DYNAMIC,
+    "DynamicQuantizeMatMul": _DYNAMIC,
+    "MatMulInteger": _DYNAMIC,
+    "ConvInteger": _DYNAMIC,
+    "MatMulIntegerToFloat": _DYNAMIC,
+    "MatMulNBits": _BLOCKS,
+    "GatherBlockQuantized": _BLOCKS,
+}
+_FIXED = "takes fixed shapes only; fix the free axes: edgepress export MODEL --on a profile with an NPU"
+_COPIES = "each change of unit copies what passes between them; one op in the middle that is replaced saves two copies"
+
+
+@dataclass(frozen=True)
+class Fallen:
+    """Nodes of one operator that the first provider did not take, for one reason: how many, and their share of the MACs."""
+
+    op: str
+    provider: str
+    reason: str
+    nodes: int
+    share: float
+
+
+def fallen(placement: Placement) -> tuple[Fallen, ...]:
+    """What did not go to the first provider that was asked for, the costliest first."""
+    total = max(sum(placement.macs().values()) + placement.lost, 1)
+    others = [node for node in placement.nodes if node.provider != placement.asked[0]]
+
+    def key(node: Placed) -> tuple[str, str, str]:
+        return node.op, node.provider, node.reason
+
+    found = []
+    for (op, provider, reason), group in groupby(sorted(others, key=key), key):
+        nodes = list(group)
+        found.append(Fallen(op, provider, reason, len(nodes), sum(node.macs or 0 for node in nodes) / total))
+    return tuple(sorted(found, key=lambda f: (-f.share, -f.nodes, f.op)))
+
+
+def advice(placement: Placement) -> tuple[str, ...]:
+    """What to change so that more runs on the first provider; empty where all of it does."""
+    first, found = placement.asked[0], fallen(placement)
+    if not found:
+        return ()
+    lines = []
+    fixed = first in PROVIDERS and PROVIDERS[first].fixed
+    if fixed and not any(node.provider == first for node in placement.nodes):
+        lines.append(f"{first} {_FIXED}")
+    lines += [f"{op}: {REMEDIES[op]}" for op in dict.fromkeys(f.op for f in found) if op in REMEDIES]
+    if len(placement.providers) > 1:
+        lines.append(_COPIES)
+    return tuple(lines)
+
+
+def rows(placement: Placement) -> list[tuple[str, ...]]:
+    """A row of text for each provider, as HEADS name the columns."""
+    counts, macs = placement.counts(), placement.macs()
+    total, spent = sum(macs.values()) + placement.lost, sum(placement.ms.values())
+    found = []
+    for name in placement.providers:
+        ms = placement.ms.get(name)
+        work = f"{macs.get(name, 0) / total:.1%}" if total else ""
+        time = (show_ms(ms), f"{ms / spent:.1%}") if ms is not None and spent else ("", "")
+        found.append((name, placement.unit(name), str(counts.get(name, 0)), f"{macs.get(name, 0):,}", work, *time))
+    return found
+
+
+def notes(placement: Placement) -> tuple[str, ...]:
+    """What a reader has to know of these figures."""
+    found = []
+    if placement.lost:
+        found.append(f"{placement.lost:,} MACs belong to nodes that the engine fused under other names: they are on no unit")
+    if not placement.ms:
+        found.append("the engine tells no times")
+    return tuple(found)
+
+
+def to_json(placement: Placement, missed: str) -> str:
+    """Everything, for scripts."""
+    raw: dict[str, Any] = {
+        "schema": SCHEMA,
+        "asked": placement.asked,
+        "providers": {
+            name: {
+                "unit": placement.unit(name),
+                "nodes": placement.counts().get(name, 0),
+                "macs": placement.macs().get(name, 0),
+                "ms": placement.ms.get(name),
+            }
+            for name in placement.providers
+        },
+        "lost": placement.lost,
+        "fell back": [vars(group) for group in fallen(placement)],
+        "advice": advice(placement),
+        "missed": missed,
+        "nodes": [vars(node) for node in placement.nodes],
+    }
+    return json.dumps(plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def render(placement: Placement, title: str, missed: str) -> None:
+    """Print the table, what fell back, and what to change."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text(title, style="bold"))
+    console.print(_table(HEADS, rows(placement), right=range(2, len(HEADS))))
+    groups = fallen(placement)
+    if groups:
+        console.print(Text(f"not on {placement.asked[0]}:", style="bold"))
+        cells = [(f.op, str(f.nodes), f"{f.share:.1%}", f.reason or "the engine gives no reason") for f in groups[:_SHOWN]]
+        console.print(_table(("operator", "nodes", "MACs", "why"), cells, right=(1, 2)))
+    if len(groups) > _SHOWN:
+        console.print(Text(f"{len(groups) - _SHOWN} more operators: --json"))
+    for line in advice(placement):
+        console.print(Text(line))
+    for line in notes(placement):
+        console.print(Text(line, style="dim"))
+    if missed:
+        console.print(Text(f"missed: {missed}", style="bold red"))
+
+
+def _table(heads: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[int]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if at in right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
