@@ -151,7 +151,10 @@ def _explain_placement(path: Path, device: "Device", providers: tuple[str, ...],
         found = place_on(path, device, providers, tell)
         missed = misses(found, gate)
     title = f"{path} on {device.name}: {len(found.nodes)} nodes"
-    click.echo(placed_text.to_json(found, missed), nl=False) if as_json else placed_text.render(found, title, missed)
+    if as_json:
+        click.echo(placed_text.to_json(found, device.arch, missed), nl=False)
+    else:
+        placed_text.render(found, title, device.arch, missed)
     return MISSED if missed else FITS
 
 

@@ -1,9 +1,10 @@
 """Placement of an artifact on a device: the engine's own record, joined with the multiply-accumulates of each node.
 
-The engine runs on the device (`python -m edgepress.runtime.place`); what its nodes cost is counted here, by their names.
+The engine runs on the device (`python -m edgepress.runtime.place`); what its nodes cost is counted here, by name.
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ _GATE = re.compile(r"\s*([a-z0-9-]+)\s*=\s*(\d+(?:\.\d+)?)\s*%\s*")
 def place_on(
     path: Path, device: Device, providers: Sequence[str] = (), tell: Callable[[str], None] = lambda text: None
 ) -> Placement:
-    """Where each node of an artifact or a bare file runs on a device, with its multiply-accumulates and times by provider.
+    """Where each node of an artifact or a bare file runs on a device, its multiply-accumulates, times by provider.
 
     `providers` stand in for the device's units. Raises DeviceError where the device has no address, or what happens
     there fails; UnsupportedError for a format whose engine names no nodes.
@@ -117,21 +118,28 @@ _OTHER = {"Transpose", "QuantizeLinear", "DequantizeLinear", "Cast"}
 
 @contextmanager
 def _named(artifact: Artifact) -> Iterator[Path]:
-    """The artifact's path; of a bare ONNX file whose nodes have no names, or the same one twice, a copy where each has."""
-    if artifact.format != "onnx" or not artifact.bare:
+    """The artifact's path; where its ONNX nodes have no names, or one twice, that of a copy where each has its own."""
+    if artifact.format != "onnx" or _names_differ(artifact.model):
         yield artifact.path
         return
     import onnx
 
-    model = onnx.load(str(artifact.path), load_external_data=False)
-    names = [node.name for node in model.graph.node]
-    if len(set(names) - {""}) == len(names):
-        yield artifact.path
-        return
     with tempfile.TemporaryDirectory() as folder:
-        model = onnx.load(str(artifact.path))
+        copy = Path(folder) / artifact.path.name
+        if artifact.bare:
+            file = copy
+        else:
+            shutil.copytree(artifact.path, copy)
+            file = copy / artifact.model.name
+        model = onnx.load(str(artifact.model))
         for index, node in enumerate(model.graph.node):
             node.name = f"{node.op_type}_{index}"
-        copy = Path(folder) / artifact.path.name
-        onnx.save(model, str(copy))
+        onnx.save(model, str(file))
         yield copy
+
+
+def _names_differ(path: Path) -> bool:
+    import onnx
+
+    names = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node]
+    return len(set(names) - {""}) == len(names)

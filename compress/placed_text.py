@@ -12,6 +12,7 @@ from ..runtime.providers import PROVIDERS
 
 SCHEMA = 1
 HEADS = ("provider", "unit", "nodes", "MACs", "share", "time", "share")
+_SILENT = "the engine gives no reason"
 _SHOWN = 12  # groups of nodes that fell back, the costliest first
 
 # Operators that no accelerator's provider takes, and what to do about them.
@@ -32,7 +33,7 @@ _COPIES = "each change of unit copies what passes between them; one op in the mi
 
 @dataclass(frozen=True)
 class Fallen:
-    """Nodes of one operator that the first provider did not take, for one reason: how many, and their share of the MACs."""
+    """Nodes of one operator that the first provider did not take for one reason, and their share of the MACs."""
 
     op: str
     provider: str
@@ -78,23 +79,36 @@ def rows(placement: Placement) -> list[tuple[str, ...]]:
     found = []
     for name in placement.providers:
         ms = placement.ms.get(name)
-        work = f"{macs.get(name, 0) / total:.1%}" if total else ""
-        time = (show_ms(ms), f"{ms / spent:.1%}") if ms is not None and spent else ("", "")
+        work = show_share(macs.get(name, 0) / total) if total else ""
+        time = (show_ms(ms), show_share(ms / spent)) if ms is not None and spent else ("", "")
         found.append((name, placement.unit(name), str(counts.get(name, 0)), f"{macs.get(name, 0):,}", work, *time))
     return found
 
 
-def notes(placement: Placement) -> tuple[str, ...]:
-    """What a reader has to know of these figures."""
+def show_share(share: float) -> str:
+    """A share in percent; what is not quite nothing or all does not look like it.
+
+    >>> show_share(0.99995)
+    '>99.9%'
+    """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
+
+
+def notes(placement: Placement, arch: str) -> tuple[str, ...]:
+    """What a reader has to know of these figures, from a machine of the architecture `arch`."""
     found = []
     if placement.lost:
-        found.append(f"{placement.lost:,} MACs belong to nodes that the engine fused under other names: they are on no unit")
+        found.append(f"{placement.lost:,} MACs are of nodes that the engine fused under other names: on no unit")
     if not placement.ms:
         found.append("the engine tells no times")
+    if arch in ("x86_64", "amd64") and any(name.startswith("qnn") for name in placement.providers):
+        found.append("on x86-64 the Hexagon NPU is simulated: nodes and outputs are the NPU's, times are not")
     return tuple(found)
 
 
-def to_json(placement: Placement, missed: str) -> str:
+def to_json(placement: Placement, arch: str, missed: str) -> str:
     """Everything, for scripts."""
     raw: dict[str, Any] = {
         "schema": SCHEMA,
@@ -111,14 +125,15 @@ def to_json(placement: Placement, missed: str) -> str:
         "lost": placement.lost,
         "fell back": [vars(group) for group in fallen(placement)],
         "advice": advice(placement),
+        "notes": notes(placement, arch),
         "missed": missed,
         "nodes": [vars(node) for node in placement.nodes],
     }
     return json.dumps(plain(raw), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def render(placement: Placement, title: str, missed: str) -> None:
-    """Print the table, what fell back, and what to change."""
+def render(placement: Placement, title: str, arch: str, missed: str) -> None:
+    """Print the table, what fell back, and what to change; `missed` is what the gate misses."""
     from rich.console import Console
     from rich.text import Text
 
@@ -128,13 +143,13 @@ def render(placement: Placement, title: str, missed: str) -> None:
     groups = fallen(placement)
     if groups:
         console.print(Text(f"not on {placement.asked[0]}:", style="bold"))
-        cells = [(f.op, str(f.nodes), f"{f.share:.1%}", f.reason or "the engine gives no reason") for f in groups[:_SHOWN]]
+        cells = [(f.op, str(f.nodes), show_share(f.share), f.reason or _SILENT) for f in groups[:_SHOWN]]
         console.print(_table(("operator", "nodes", "MACs", "why"), cells, right=(1, 2)))
     if len(groups) > _SHOWN:
         console.print(Text(f"{len(groups) - _SHOWN} more operators: --json"))
     for line in advice(placement):
         console.print(Text(line))
-    for line in notes(placement):
+    for line in notes(placement, arch):
         console.print(Text(line, style="dim"))
     if missed:
         console.print(Text(f"missed: {missed}", style="bold red"))

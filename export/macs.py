@@ -132,7 +132,7 @@ def _seen(path: Path, model: onnx.ModelProto, names: list[str], inputs: Mapping[
         arrays = session.run(names, dict(inputs)) if names else []
     except ort.failures() as error:
         raise EngineError(f"{path} does not run with its shapes shown: {ort.first_line(error)}") from error
-    return {name: np.shape(array) for name, array in zip(names, arrays, strict=True)}
+    return {n: array.shape for n, array in zip(names, arrays, strict=True) if isinstance(array, np.ndarray)}
 
 
 def _ports(graph: GraphProto) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""MACs of a `.tflite` file: how many multiply-accumulates each operator of its first graph does, whose shapes are fixed.
+"""MACs of a `.tflite` file: the multiply-accumulates of each operator of its first graph, whose shapes are fixed.
 
-    FULLY_CONNECTED    |y|·k            w [n, k]
-    CONV_2D            |y|·h·w·c        w [o, h, w, c]
-    DEPTHWISE_CONV_2D  |y|·h·w          w [1, h, w, o]
-    BATCH_MATMUL       |y|·k
+FULLY_CONNECTED    |y|·k            w [n, k]
+CONV_2D            |y|·h·w·c        w [o, h, w, c]
+DEPTHWISE_CONV_2D  |y|·h·w          w [1, h, w, o]
+BATCH_MATMUL       |y|·k
 """
 
 import math

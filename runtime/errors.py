@@ -91,5 +91,5 @@ class DeviceError(EdgepressError):
     """A device, or the link to it."""
 
 
-class SteppedDown(UserWarning):  # noqa: N818 - reads as what happened
+class SteppedDown(UserWarning):
     """A unit that is not there, does not start or computes wrongly was left for the next one that was asked for."""

@@ -56,8 +56,8 @@ class _Signature:
 def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",)) -> LiteRtEngine:
     """Open a `.tflite` file. `threads=None` leaves the number to the engine (one).
 
-    XNNPACK runs what it can in either case; `cpu` and `xnnpack` are both that. Raises EngineError where the file cannot be
-    opened or needs another library than the one that is here, and for ONNX Runtime's providers, UnknownName for one that
+    `cpu` and `xnnpack` are the same: XNNPACK runs what it can. Raises EngineError where the file cannot be opened or
+    needs another library than the one that is here, and for ONNX Runtime's providers; UnknownName for a provider that
     nobody knows, UsageError where `threads` is below 1.
     """
     library, interpreter_type = _library()

@@ -20,7 +20,7 @@ def placed(interpreter: Any) -> tuple[Placed, ...]:
 
     A node's name is that of its first output. LiteRT tells nothing of the graphs behind a file's other signatures.
     """
-    listed = interpreter._get_ops_details()  # noqa: SLF001 - the only place that tells
+    listed = interpreter._get_ops_details()
     names = {int(detail["index"]): detail["name"] for detail in interpreter.get_tensor_details()}
     delegates = [op for op in listed if op["op_name"] == _DELEGATE]
     operators = [op for op in listed if op["op_name"] != _DELEGATE]

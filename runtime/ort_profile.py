@@ -19,7 +19,7 @@ import numpy as np
 
 from . import ort
 from .errors import EngineError
-from .placement import Placed, Placement
+from .placement import Placement
 from .providers import asked_for, chosen_of
 
 _VERBOSE = 0
@@ -33,7 +33,7 @@ Arrays = Mapping[str, np.ndarray]
 def placement(
     path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",), inputs: Arrays, runs: int = 10
 ) -> Placement:
-    """Open a file for its placement: nodes, reasons, and the median time of a call by provider, of `runs` after one more.
+    """A file's nodes, reasons, and the median time of a call by provider, of `runs` calls after a first one.
 
     The profiler slows each node by a microsecond or so: the times are for shares, not for reports. Raises what
     `open_session` raises, and EngineError where the file does not run on `inputs`.
@@ -50,7 +50,9 @@ def placement(
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     if any(node.provider != asked[0] for node in nodes):
         why = _reasons(path, threads, providers)
-        nodes = tuple(replace(node, reason=why.get(node.name, "")) if node.provider != asked[0] else node for node in nodes)
+        nodes = tuple(
+            replace(node, reason=why.get(node.name, "")) if node.provider != asked[0] else node for node in nodes
+        )
     return Placement(nodes, asked, {chosen_of(full, asked): ms for full, ms in times(events).items()})
 
 
@@ -93,7 +95,7 @@ def _reasons(path: Path, threads: int | None, providers: Sequence[str]) -> Mappi
 
 @contextmanager
 def _stderr_into(descriptor: int) -> Iterator[None]:
-    """The process's stderr, which libraries write to past Python, goes elsewhere: for a process that does nothing else."""
+    """The process's stderr, which libraries write to past Python, goes elsewhere: for a process of its own."""
     kept = os.dup(2)
     os.dup2(descriptor, 2)
     try:

@@ -1,6 +1,6 @@
 """Placement: which node of a file runs on which unit, as the engine tells it, and what share of the work that is.
 
-    share(u) = Σ_{n on u} w_n / Σ_n w_n         w: 1 a node, its multiply-accumulates, or its time
+share(u) = Σ_{n on u} w_n / Σ_n w_n         w: 1 a node, its multiply-accumulates, or its time
 """
 
 import json
@@ -67,8 +67,8 @@ class Placement:
 
         Of a file without any, the share of its nodes.
 
-        >>> Placement((Placed("a", "Conv", "qnn", "npu", macs=3), Placed("b", "Gemm", "cpu", "cpu", macs=1))).share("npu")
-        0.75
+        >>> load("out/digits-int8").placement.share("cpu")
+        1.0
         """
         there = [node for node in self.nodes if unit in (node.unit, node.provider)]
         total = sum(self.macs().values()) + self.lost

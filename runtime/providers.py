@@ -16,7 +16,7 @@ _SUFFIX = "ExecutionProvider"
 
 @dataclass(frozen=True)
 class Provider:
-    """How a provider is started. `full` is its name in ONNX Runtime, `unit` what it computes on: npu, gpu, xnnpack, cpu.
+    """How a provider is started: `full` is its name in ONNX Runtime, `unit` where it computes: npu, gpu, xnnpack, cpu.
 
     `options` are handed to it as they are; `threads` names the one that takes the number of threads. `plugin` is the
     Python package that holds it as a library of its own. `fixed` providers take no node whose shapes have a free axis.

@@ -77,7 +77,7 @@ class LoadedModel:
     """An open artifact. Call it with its inputs by name; safe to call from several threads.
 
     `why` says why this member of a family was opened, and why others were not; "" where there was no choice. `asked`
-    are the providers that are in use, in order: those that `load` was given, without the ones that it stepped down from.
+    are the providers in use, in order: those that `load` was given, without the ones that it stepped down from.
     """
 
     artifact: Artifact
@@ -153,11 +153,11 @@ def load(
     `ranked`), the next one where its engine is missing, refuses it or gives other outputs than the golden ones; `why`
     of the result tells. `format` names the member instead.
     `threads=None` leaves the number to the engine. `providers` are tried in order (`qnn`, `openvino`, `cpu`: see
-    `providers.py`): one that is not in this build, does not start, takes no node of the file or gives other outputs than
-    the golden ones is left for the next, with a `SteppedDown` warning; where the last one fails, that is an error.
+    `providers.py`): one that is not in this build, does not start, takes no node of the file or gives other outputs
+    than the golden ones is left for the next, with a `SteppedDown` warning; where the last one fails, it is an error.
     `verify` compares the sha256 of every file with the manifest first, and replays the golden samples of a TFLite
-    artifact, of a family's member, and of whatever runs on another unit than the CPU; a GGUF file that somebody else made is tried in a process of its own first, for
-    llama.cpp ends the process on some that are made to harm.
+    artifact, of a family's member, and of whatever runs on another unit than the CPU; a GGUF file that somebody else
+    made is tried in a process of its own first, for llama.cpp ends the process on some that are made to harm.
     `context` (tokens) and `cache` (the type of keys and values: f16, f32, q8_0, q4_0) are settings of language models.
     Raises ArtifactError, EngineError, UsageError, UnknownName.
 
@@ -222,7 +222,7 @@ def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedMo
     for at, name in enumerate(asked):
         replayed = how.verify and (replays or name != "cpu" or artifact.format in _REPLAYED)
         try:
-            return _on(artifact, how, asked[at:], replays=replayed)
+            return _on(start, artifact, how, asked[at:], replays=replayed)
         except EngineError as error:
             if name == asked[-1]:
                 raise
@@ -231,9 +231,11 @@ def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedMo
     raise AssertionError("some provider was asked for")
 
 
-def _on(artifact: Artifact, how: _How, asked: tuple[str, ...], *, replays: bool) -> LoadedModel:
+def _on(
+    start: Callable[..., Any], artifact: Artifact, how: _How, asked: tuple[str, ...], *, replays: bool
+) -> LoadedModel:
     """The model on the first of these providers, with the others for what that does not take."""
-    engine = ENGINES[artifact.format](artifact.model, threads=how.threads, providers=asked, **how.settings)
+    engine = start(artifact.model, threads=how.threads, providers=asked, **how.settings)
     fits = {port.name: _fit(port) for port in engine.inputs}
     if artifact.format in _LANGUAGE:
         from .language import LanguageModel  # it is a LoadedModel

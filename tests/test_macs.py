@@ -32,7 +32,9 @@ def ones(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.ones(shape, dtype)
 
 
-def counted(path: Path, op: str, inputs: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray], **settings) -> int:
+def counted(
+    path: Path, op: str, inputs: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray], **settings
+) -> int:
     """What one node counts, whose inputs are `inputs` and then `constants`, in their order."""
     node = helper.make_node(op, [*inputs, *constants], ["y"], name="node", **settings)
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in inputs.items()}
@@ -69,7 +71,15 @@ def test_integers_count_as_floats_do(tmp_path: Path):
 def test_a_quantized_convolution_finds_its_weight_behind_scale_and_zero(tmp_path: Path):
     scale, zero = np.float32(0.1), np.uint8(128)
     x = {"x": ones(1, 4, 6, 6, dtype=np.uint8)}
-    more = {"xs": scale, "xz": zero, "w": ones(5, 4, 3, 3, dtype=np.uint8), "ws": scale, "wz": zero, "ys": scale, "yz": zero}
+    more = {
+        "xs": scale,
+        "xz": zero,
+        "w": ones(5, 4, 3, 3, dtype=np.uint8),
+        "ws": scale,
+        "wz": zero,
+        "ys": scale,
+        "yz": zero,
+    }
     assert counted(tmp_path, "QLinearConv", x, {k: np.asarray(v) for k, v in more.items()}) == 16 * 5 * 4 * 9
 
 
@@ -88,9 +98,9 @@ def test_a_fused_dynamic_product_counts(tmp_path: Path):
 def test_attention_counts_its_scores_and_what_they_weigh(tmp_path: Path):
     q, k, v = ones(1, 2, 5, 8), ones(1, 2, 7, 8), ones(1, 2, 7, 4)
     assert counted(tmp_path, "Attention", {"q": q, "k": k, "v": v}, {}) == 2 * 5 * 7 * (8 + 4)
+    flat, settings = {n: ones(1, 5, 16) for n in "qkv"}, {"q_num_heads": 2, "kv_num_heads": 2}
     with pytest.raises(ModelError, match="'node' is an Attention of 3 axes; only 4 are counted"):
-        settings = {"q_num_heads": 2, "kv_num_heads": 2}
-        counted(tmp_path, "Attention", {"q": ones(1, 5, 16), "k": ones(1, 7, 16), "v": ones(1, 7, 16)}, {}, **settings)
+        counted(tmp_path, "Attention", flat, {}, **settings)
 
 
 @pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
@@ -115,7 +125,9 @@ def test_a_quantized_weight_counts_as_large_as_its_integers(tmp_path: Path):
         helper.make_node("DequantizeLinear", ["q", "s"], ["w"], name="dq"),
         helper.make_node("MatMul", ["x", "w"], ["y"], name="mm"),
     ]
-    path = file(tmp_path / "m.onnx", nodes, {"x": FLOAT}, {"q": ones(8, 3, dtype=np.int8), "s": np.asarray(np.float32(1))})
+    path = file(
+        tmp_path / "m.onnx", nodes, {"x": FLOAT}, {"q": ones(8, 3, dtype=np.int8), "s": np.asarray(np.float32(1))}
+    )
     assert macs(path, {"x": ones(2, 8)}) == {"mm": 48}
 
 

@@ -76,7 +76,9 @@ def trial(python: Path, folder: Path, artifact: Path, *names: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_openvino_runs_where_it_is_installed_and_its_missing_units_are_stepped_down_from(artifact: Path, tmp_path: Path):
+def test_openvino_runs_where_it_is_installed_and_its_missing_units_are_stepped_down_from(
+    artifact: Path, tmp_path: Path
+):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "onnxruntime-openvino"]
