@@ -172,21 +172,31 @@ def _explain_placement(path: Path, device: "Device", providers: tuple[str, ...],
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact's folder.")
 @options.data
 @options.lengths
+@options.on
 @options.force
 def export(
-    model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, force: bool
+    model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, on: str, force: bool
 ) -> int:  # fmt: skip
     """Write MODEL as it is in another format, or in several.
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples. With several formats
     the folder is a family: an artifact for each, and family.json. A Hugging Face folder becomes GGUF tensor by tensor,
-    in memory for one of them; --data tells llama.cpp's types which inputs matter.
+    in memory for one of them; --data tells llama.cpp's types which inputs matter. For a device with an NPU, MODEL is an
+    ONNX artifact, quantized or not: its free axes get the sizes of its first golden sample.
     """
+    from ..devices.device import find_device
     from ..runtime.artifact import known_formats
     from ..runtime.family import write_family
     from ..runtime.files import refuse_existing
 
     refuse_existing(out, force=force)
+    device = find_device(on)
+    if device.npu is not None:
+        if to != "onnx" or type_ or strict or data or lengths:
+            raise click.UsageError(
+                f"--on {device.name} prepares an ONNX artifact as it is; leave the other options out."
+            )
+        return _fix_for(device, Path(model), out, force=force)
     with progress() as tell, compressing():
         tell("reading the model")
         from ..export.formats import EXPORTERS, export_family
@@ -221,4 +231,24 @@ def export(
     if found is not None and not found.passed:
         verified.render(found)
         return MISSED
+    return FITS
+
+
+def _fix_for(device: "Device", path: Path, out: Path, *, force: bool) -> int:
+    """Write an artifact as a device's NPU wants it, and name what does not run there."""
+    assert device.npu is not None
+    if not _is_file(str(path)):
+        raise click.UsageError(
+            f"{path} is no artifact, which is what --on {device.name} prepares for its NPU: export it first, without --on."
+        )
+    with compressing():
+        from ..export.fixed import fix, untaken
+        from ..runtime.artifact import read_artifact
+
+        fixed = fix(read_artifact(path), out, force=force)
+        others = untaken(fixed.model, device.npu.ops)
+    for op, count in others.items():
+        click.echo(f"{op} ({count}) will not run on the NPU: {device.npu.provider} has no such operator", err=True)
+    ports = ", ".join(map(str, fixed.inputs))
+    click.echo(f"written: {out} ({fixed.bytes:,} bytes of model), {ports}")
     return FITS

@@ -15,9 +15,9 @@ HEADS = ("provider", "unit", "nodes", "MACs", "share", "time", "share")
 _SILENT = "the engine gives no reason"
 _SHOWN = 12  # groups of nodes that fell back, the costliest first
 
-# Operators that no accelerator's provider takes, and what to do about them.
-_DYNAMIC = "its scales are found at run time; quantize with scales found beforehand: the pass static"
-_BLOCKS = "weights in blocks have kernels on the CPU only; quantize per channel: the pass static, or --recipe int8"
+# Operators that accelerators' providers mostly refuse, and what to do about them.
+_DYNAMIC = "its scales are found at run time; quantize with scales found beforehand: the pass static_int8"
+_BLOCKS = "few providers take weights in blocks, and only some sizes; quantize per channel: the pass static_int8"
 REMEDIES: Mapping[str, str] = {
     "DynamicQuantizeLinear": _DYNAMIC,
     "DynamicQuantizeMatMul": _DYNAMIC,
@@ -27,7 +27,7 @@ REMEDIES: Mapping[str, str] = {
     "MatMulNBits": _BLOCKS,
     "GatherBlockQuantized": _BLOCKS,
 }
-_FIXED = "takes fixed shapes only; fix the free axes: edgepress export MODEL --on a profile with an NPU"
+_FIXED = "takes fixed shapes only; fix the free axes: edgepress export ARTIFACT --on sm8650 --out FOLDER"
 _COPIES = "each change of unit copies what passes between them; one op in the middle that is replaced saves two copies"
 
 

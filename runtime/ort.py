@@ -62,7 +62,11 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
     nodes = functools.cache(lambda: placed(session, providers))
     first = asked_for(providers, build_has())[0]
     if first != "cpu" and not any(node.provider == first for node in nodes()):
-        why = "; it takes fixed shapes only, see --on" if first in PROVIDERS and PROVIDERS[first].fixed else ""
+        why = (
+            "; it takes fixed shapes only: edgepress export ARTIFACT --on sm8650"
+            if first in PROVIDERS and PROVIDERS[first].fixed
+            else ""
+        )
         raise EngineError(f"{first} takes none of the {len(nodes())} nodes of {path}{why}")
     return OrtEngine(
         inputs=tuple(_port(node, path) for node in session.get_inputs()),

@@ -35,15 +35,15 @@ def test_what_fell_back_is_grouped_by_operator_and_reason_the_costliest_first():
     assert (second.op, second.nodes, second.share, second.reason) == ("Gemm", 1, 0.01, "")
 
 
-def test_advice_names_the_operators_that_no_accelerator_takes():
+def test_advice_names_the_operators_that_accelerators_mostly_refuse():
     operator, copies = advice(MIXED)
-    assert operator.startswith("MatMulNBits: weights in blocks have kernels on the CPU only; quantize per channel")
+    assert operator.startswith("MatMulNBits: few providers take weights in blocks, and only some sizes")
     assert copies.startswith("each change of unit copies")
 
 
 def test_a_unit_that_took_nothing_of_a_file_wants_fixed_shapes():
     assert advice(NOTHING) == (
-        "qnn takes fixed shapes only; fix the free axes: edgepress export MODEL --on a profile with an NPU",
+        "qnn takes fixed shapes only; fix the free axes: edgepress export ARTIFACT --on sm8650 --out FOLDER",
     )
 
 
