@@ -239,7 +239,7 @@ def _fix_for(device: "Device", path: Path, out: Path, *, force: bool) -> int:
     assert device.npu is not None
     if not _is_file(str(path)):
         raise click.UsageError(
-            f"{path} is no artifact, which is what --on {device.name} prepares for its NPU: export it first, without --on."
+            f"{path} is no artifact, which is what --on {device.name} prepares for its NPU; export it first."
         )
     with compressing():
         from ..export.fixed import fix, untaken

@@ -1,4 +1,4 @@
-"""Fixed shapes for an NPU: an ONNX artifact whose free axes have one size each, and the operators that it does not take.
+"""Fixed shapes for an NPU: an ONNX artifact whose free axes have one size each; operators that the unit does not take.
 
     image float32[batch, 1, 32, 32]  ->  image float32[1, 1, 32, 32]
 
@@ -16,6 +16,9 @@ from ..runtime.artifact import GOLDEN, Artifact, Step
 from ..runtime.errors import UnsupportedError
 from ..runtime.golden import read_golden
 from .formats import Draft, build
+
+# Where shapes are fixed, the engine knows what these give before it runs, and drops them.
+_FOLDED = {"Constant", "ConstantOfShape", "Shape", "Size"}
 
 
 def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
@@ -56,9 +59,9 @@ def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
 
 
 def untaken(path: Path, ops: Collection[str]) -> Mapping[str, int]:
-    """The operators of an ONNX file that are none of `ops`, and how often each stands there."""
+    """The operators of an ONNX file of fixed shapes that are none of `ops`, and how often each stands there."""
     found = Counter(node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node)
-    return {op: count for op, count in sorted(found.items()) if op not in ops}
+    return {op: count for op, count in sorted(found.items()) if op not in _FOLDED and op not in ops}
 
 
 def _fixed(path: Path, sample: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -35,6 +35,9 @@ _DTYPES = {
 _REMOTE = {"azure"}
 # Measured 9-18 % slower than the separate nodes on int8 encoders (1 thread, x86-64, ONNX Runtime 1.32).
 _DISABLED = ["SkipLayerNormFusion"]
+# A session's record of who took which node; versions before 1.24 keep none.
+_RECORD = "get_provider_graph_assignment_info"
+_FIXED = "; it takes fixed shapes only: edgepress export ARTIFACT --on sm8650"
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,8 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
     session = open_session(path, threads=threads, providers=providers)
     nodes = functools.cache(lambda: placed(session, providers))
     first = asked_for(providers, build_has())[0]
-    if first != "cpu" and not any(node.provider == first for node in nodes()):
-        why = (
-            "; it takes fixed shapes only: edgepress export ARTIFACT --on sm8650"
-            if first in PROVIDERS and PROVIDERS[first].fixed
-            else ""
-        )
+    if first != "cpu" and hasattr(session, _RECORD) and not any(node.provider == first for node in nodes()):
+        why = _FIXED if first in PROVIDERS and PROVIDERS[first].fixed else ""
         raise EngineError(f"{first} takes none of the {len(nodes())} nodes of {path}{why}")
     return OrtEngine(
         inputs=tuple(_port(node, path) for node in session.get_inputs()),
@@ -125,7 +124,7 @@ def placed(session: Any, providers: Sequence[str]) -> tuple[Placed, ...]:
 
     Raises EngineError where this version does not tell.
     """
-    if not hasattr(session, "get_provider_graph_assignment_info"):
+    if not hasattr(session, _RECORD):
         raise EngineError("this ONNX Runtime does not tell where nodes run; 1.24 does: pip install -U onnxruntime")
     asked = asked_for(providers, build_has())
     return tuple(

@@ -9,7 +9,7 @@ build of ONNX Runtime has besides goes by its own name (`CUDAExecutionProvider`,
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .errors import EngineError, UnknownName
+from .errors import EngineError, UnknownName, UsageError
 
 _SUFFIX = "ExecutionProvider"
 
@@ -73,17 +73,18 @@ def short(name: str) -> str:
 def asked_for(names: Sequence[str], available: Iterable[str] = ()) -> tuple[str, ...]:
     """Short names in order, each once; `available` are full names that a build has. A single name may be given as text.
 
-    Raises UnknownName for a name that neither the table nor the build knows.
+    Raises UnknownName for a name that neither the table nor the build knows, UsageError for no name.
 
     >>> asked_for(["CPU", "CPUExecutionProvider"])
     ('cpu',)
     """
-    known = {*PROVIDERS, *map(short, available)}
-    found = [short(name) for name in ((names,) if isinstance(names, str) else names)]
-    for given, name in zip((names,) if isinstance(names, str) else names, found, strict=True):
-        if name not in known:
-            raise UnknownName("execution provider", given, known)
-    return tuple(dict.fromkeys(found))
+    given, known = (names,) if isinstance(names, str) else tuple(names), {*PROVIDERS, *map(short, available)}
+    if not given:
+        raise UsageError("no execution provider is named; expected one or several, as cpu")
+    for name in given:
+        if short(name) not in known:
+            raise UnknownName("execution provider", name, known)
+    return tuple(dict.fromkeys(map(short, given)))
 
 
 def refuse_others(names: Sequence[str], known: Sequence[str], engine: str) -> None:
@@ -91,11 +92,11 @@ def refuse_others(names: Sequence[str], known: Sequence[str], engine: str) -> No
 
     Raises UnknownName for a name that nobody knows.
     """
-    for name in map(short, (names,) if isinstance(names, str) else names):
+    asked = tuple(map(short, (names,) if isinstance(names, str) else names))
+    for name in asked:
         if name not in {*known, *PROVIDERS}:
             raise UnknownName("execution provider", name, known)
-    first = short(names if isinstance(names, str) else names[0])
-    if first not in known:
+    if (first := asked[0]) not in known:
         raise EngineError(f"{first} is one of ONNX Runtime's providers; {engine} runs on {' and '.join(known)}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.runtime.errors import EngineError, UnknownName
+from edgepress.runtime.errors import EngineError, UnknownName, UsageError
 from edgepress.runtime.providers import PROVIDERS, asked_for, chosen_of, refuse_others, short, unit_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,11 @@ def test_names_are_taken_short_or_in_full_and_once():
     assert asked_for("CPU") == ("cpu",)
     assert asked_for(["QNNExecutionProvider", "qnn", "cpu"]) == ("qnn", "cpu")
     assert asked_for(["cuda"], ["CUDAExecutionProvider"]) == ("cuda",)
+
+
+def test_no_name_at_all_is_refused():
+    with pytest.raises(UsageError, match="no execution provider is named; expected one or several, as cpu"):
+        asked_for([])
 
 
 def test_a_name_that_nobody_knows_lists_those_of_the_table_and_of_the_build():
