@@ -73,7 +73,7 @@ def compress(
 @options.example(
     "edgepress explain samples/digits/task.py --option int8 --option rank=0.5\n"
     "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why\n"
-    "edgepress explain out/digits-int8 --provider qnn --provider cpu --require-unit npu=95%"
+    "edgepress explain out/digits-int8 --provider qnn --require-unit npu=95%"
 )
 @click.command()
 @click.argument("model")
@@ -95,7 +95,7 @@ def explain(
     context: click.Context, model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...],
     scored: int, on: str, providers: tuple[str, ...], required: str, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say which layer of MODEL costs how much accuracy, or where an artifact runs.
+    """Say which layer costs accuracy, or where MODEL runs.
 
     Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
     Of an artifact's folder, or a bare .onnx or .tflite file without --data, it is told which node runs on which unit:
