@@ -3,12 +3,16 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import cli_options as options
 from .cli_options import FITS, MISSED, compressing, show_report, written
 from .terminal import progress
+
+if TYPE_CHECKING:
+    from ..devices.device import Device
 
 
 @options.example(
@@ -76,7 +80,8 @@ def compress(
 
 @options.example(
     "edgepress explain samples/digits/task.py --option int8 --option rank=0.5\n"
-    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why"
+    "edgepress explain minilm --data texts.txt --layers '*.layer.0.*' --out why\n"
+    "edgepress explain out/digits-int8 --provider qnn --require-unit npu=95%"
 )
 @click.command()
 @click.argument("model")
@@ -87,19 +92,31 @@ def compress(
 @click.option("--scored", default=3, show_default=True, type=click.IntRange(0), metavar="N",
               help="Score the N worst from exported files.")  # fmt: skip
 @options.on
+@click.option("--provider", "providers", multiple=True, metavar="NAME",
+              help="An artifact's: qnn, openvino, xnnpack, cpu, …; in order; may be repeated.")  # fmt: skip
+@click.option("--require-unit", "required", default="", metavar="UNIT=SHARE",
+              help="An artifact's: exit 1 where less of the work is on it: npu=95%.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write explain.json, .md, .svg and .png there.")
 @options.json
+@click.pass_context
 def explain(
-    model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...], scored: int, on: str,
-    out: Path | None, as_json: bool,
+    context: click.Context, model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...],
+    scored: int, on: str, providers: tuple[str, ...], required: str, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say which layer of MODEL costs how much accuracy.
+    """Say which layer costs accuracy, or where MODEL runs.
 
     Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
+    Of an artifact's folder, or a bare .onnx or .tflite file without --data, it is told which node runs on which unit:
+    its share of the multiply-accumulates and of the time, why others did not take it, and what to change.
     """
     from ..devices.device import find_device
 
     device = find_device(on)
+    named = [name for name in ("data", "options", "layers", "scored", "out") if _is_named(context, name)]
+    if _is_file(model) and not named:
+        return _explain_placement(Path(model), device, providers, required, as_json)
+    if providers or required:
+        raise click.UsageError("--provider and --require-unit are for an artifact, without the options for layers.")
     with progress(quiet=as_json) as tell, compressing():
         tell("reading the model")
         from . import explained
@@ -114,6 +131,39 @@ def explain(
             explained.save(found, out)
     click.echo(explained.to_json(found), nl=False) if as_json else explained.render(found)
     return FITS
+
+
+def _is_named(context: click.Context, name: str) -> bool:
+    from click.core import ParameterSource
+
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _is_file(model: str) -> bool:
+    """True for an artifact's folder and for a bare file that an engine opens."""
+    from ..runtime.artifact import BARE_FORMATS, MANIFEST
+    from ..runtime.family import is_family
+
+    path = Path(model)
+    if is_family(path):
+        raise click.UsageError(f"{model} is a family; name one of its members, as {path / 'onnx'}")
+    return (path / MANIFEST).is_file() or (path.suffix.lower() in BARE_FORMATS and path.is_file())
+
+
+def _explain_placement(path: Path, device: "Device", providers: tuple[str, ...], required: str, as_json: bool) -> int:
+    with progress(quiet=as_json) as tell, compressing():
+        from . import placed_text
+        from .placed import misses, place_on, read_gate
+
+        gate = read_gate(required)
+        found = place_on(path, device, providers, tell)
+        missed = misses(found, gate)
+    title = f"{path} on {device.name}: {len(found.nodes)} nodes"
+    if as_json:
+        click.echo(placed_text.to_json(found, device.arch, missed), nl=False)
+    else:
+        placed_text.render(found, title, device.arch, missed)
+    return MISSED if missed else FITS
 
 
 @options.example(
@@ -133,23 +183,33 @@ def explain(
 @options.webgpu
 @options.max_file
 @options.ort_web
+@options.on
 @options.force
 def export(
     model: str, to: str, type_: str, strict: bool, out: Path, data: Path | None, lengths: str, webgpu: bool,
-    max_file: str, ort_web: Path | None, force: bool,
+    max_file: str, ort_web: Path | None, on: str, force: bool,
 ) -> int:  # fmt: skip
     """Write MODEL as it is in another format, or in several.
 
     The artifact is a folder: the model's file, its manifest with the hashes, and golden samples. With several formats
     the folder is a family: an artifact for each, and family.json. A Hugging Face folder becomes GGUF tensor by tensor,
     in memory for one of them; --data tells llama.cpp's types which inputs matter. An .onnx file, or an artifact that
-    is there already, becomes a web build as it is.
+    is there already, becomes a web build as it is. For a device with an NPU, MODEL is an ONNX artifact, quantized or
+    not: its free axes get the sizes of its first golden sample.
     """
+    from ..devices.device import find_device
     from ..runtime.artifact import known_formats
     from ..runtime.family import write_family
     from ..runtime.files import refuse_existing
 
     refuse_existing(out, force=force)
+    device = find_device(on)
+    if device.npu is not None:
+        if to != "onnx" or type_ or strict or data or lengths:
+            raise click.UsageError(
+                f"--on {device.name} prepares an ONNX artifact as it is; leave the other options out."
+            )
+        return _fix_for(device, Path(model), out, force=force)
     with progress() as tell, compressing():
         tell("reading the model")
         web = options.web_settings(webgpu, max_file, ort_web)
@@ -192,4 +252,24 @@ def export(
     if found is not None and not found.passed:
         verified.render(found)
         return MISSED
+    return FITS
+
+
+def _fix_for(device: "Device", path: Path, out: Path, *, force: bool) -> int:
+    """Write an artifact as a device's NPU wants it, and name what does not run there."""
+    assert device.npu is not None
+    if not _is_file(str(path)):
+        raise click.UsageError(
+            f"{path} is no artifact, which is what --on {device.name} prepares for its NPU; export it first."
+        )
+    with compressing():
+        from ..export.fixed import fix, untaken
+        from ..runtime.artifact import read_artifact
+
+        fixed = fix(read_artifact(path), out, force=force)
+        others = untaken(fixed.model, device.npu.ops)
+    for op, count in others.items():
+        click.echo(f"{op} ({count}) will not run on the NPU: {device.npu.provider} has no such operator", err=True)
+    ports = ", ".join(map(str, fixed.inputs))
+    click.echo(f"written: {out} ({fixed.bytes:,} bytes of model), {ports}")
     return FITS

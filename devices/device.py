@@ -18,11 +18,27 @@ _ACTIVATIONS = {"x86_64": "uint8", "amd64": "uint8", "aarch64": "int8", "arm64":
 
 
 @dataclass(frozen=True)
+class Npu:
+    """What a device's NPU takes: the `provider` that starts it, the types of weights and activations, its operators.
+
+    `fixed` is set where it takes no free axis. The provider has conditions of its own on each operator: what is not in
+    `ops` never runs there, what is in may.
+    """
+
+    provider: str
+    fixed: bool
+    weights: tuple[str, ...]
+    activations: tuple[str, ...]
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Device:
     """A target. `link` is the address to reach it at, "" where there is none: then nothing can be timed there.
 
     `ram_mb` counts as makers of memory do (2**20). `threads` are those that a model is run with; None leaves the
     number to the engine. `activation` is the type of activation that its processor is fast at, `uint8` or `int8`.
+    `npu` is what its NPU takes, where it has one.
     `reduce_range` is set where int8 weights must keep to 7 bits: see `saturates`.
     `sources` say where the figures are from.
     """
@@ -39,6 +55,7 @@ class Device:
     link: str = ""
     description: str = ""
     sources: tuple[str, ...] = ()
+    npu: Npu | None = None
 
 
 def device_names() -> tuple[str, ...]:
@@ -78,8 +95,22 @@ def read_profile(name: str, text: str) -> Device:
         raw = _this_machine() | raw
     known = {field.name for field in fields(Device)} - {"name"}
     _check_keys(name, raw, known)
-    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    settings = _tuples(raw)
+    if "npu" in settings:
+        settings["npu"] = _npu(name, settings["npu"])
     return Device(name=name, **settings)
+
+
+def _npu(name: str, raw: Any) -> Npu:
+    known = [field.name for field in fields(Npu)]
+    if not isinstance(raw, dict) or set(raw) != set(known):
+        found = ", ".join(sorted(raw)) if isinstance(raw, dict) else repr(raw)
+        raise UsageError(f"the profile {name!r} has an [npu] of {found}; expected {', '.join(known)}")
+    return Npu(**_tuples(raw))
+
+
+def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 
 def _check_keys(name: str, raw: Mapping[str, Any], known: set[str]) -> None:

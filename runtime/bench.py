@@ -25,6 +25,7 @@ from .errors import ArtifactError, DataError, EdgepressError, EngineError, Usage
 from .golden import read_golden
 from .invented import invent
 from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
+from .providers import short
 from .session import LoadedModel, load
 from .timing import LanguageTiming, Timing, to_json
 
@@ -103,7 +104,7 @@ def bench(
         )
         for subject, blocks in zip(subjects, rounds, strict=True)
     )
-    return _with_doubts(tuple(timings), providers)
+    return _with_doubts(tuple(timings))
 
 
 def _language(model: LoadedModel, limit_s: float) -> tuple[LanguageTiming, ...]:
@@ -190,8 +191,16 @@ def _open(
         batch=_batch(model.inputs, shapes),
         load_ms=1000 * (loaded - start),
         first_run_ms=1000 * (first - prepared),
-        doubts=doubts,
+        doubts=(*doubts, *_left(model, providers)),
     )
+
+
+def _left(model: LoadedModel, asked: Sequence[str]) -> tuple[Doubt, ...]:
+    """The providers that `load` stepped down from; what it has to say of each went to stderr, as a warning."""
+    left = [name for name in map(short, asked) if name not in model.asked]
+    if not left:
+        return ()
+    return (Doubt("fallback", f"{', '.join(left)} did not run it; the model ran on {', '.join(model.asked)}"),)
 
 
 def _inputs(
@@ -230,15 +239,15 @@ def _batch(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:
     return next(free, 1)
 
 
-def _with_doubts(timings: tuple[Timing, ...], asked: Sequence[str]) -> tuple[Timing, ...]:
+def _with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
     shapes = {str(sorted(timing.shapes.values())) for timing in timings}
     seen = ", ".join(sorted(shapes))
     differ = (Doubt("shapes", f"inputs of different shapes ({seen}): do not compare the latencies"),)
     shared = differ if len(shapes) > 1 else ()
-    return tuple(replace(t, doubts=(*t.doubts, *shared, *_doubts(t, asked))) for t in timings)
+    return tuple(replace(t, doubts=(*t.doubts, *shared, *_doubts(t))) for t in timings)
 
 
-def _doubts(timing: Timing, asked: Sequence[str]) -> Iterator[Doubt]:
+def _doubts(timing: Timing) -> Iterator[Doubt]:
     runs, p50, machine, seen = len(timing.samples), timing.p50, timing.machine, timing.disturbance
     if runs < 100:
         yield Doubt("few-runs", f"p99 from {runs} runs; needs at least 100")
@@ -252,10 +261,6 @@ def _doubts(timing: Timing, asked: Sequence[str]) -> Iterator[Doubt]:
         yield Doubt("governor", f"the frequency governor is {machine.governor}; set it to performance")
     if timing.threads is not None and timing.threads > machine.cores:
         yield Doubt("threads", f"{timing.threads} threads on {machine.cores} cores; use at most {machine.cores}")
-    running = {name.removesuffix("ExecutionProvider").lower() for name in timing.providers}
-    missing = [name for name in asked if name.removesuffix("ExecutionProvider").lower() not in running]
-    if missing:
-        yield Doubt("fallback", f"{', '.join(missing)} did not start; the model ran on {', '.join(sorted(running))}")
 
 
 @contextmanager

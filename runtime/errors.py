@@ -15,7 +15,8 @@ EdgepressError
 └── DeviceError         a device or the link to it
 
 Each message is one line: what was seen, what would be right, what to do. The command line prints it and exits with 2.
-A budget that is missed is no error: it is a result, and the exit code is 1.
+A budget that is missed is no error: it is a result, and the exit code is 1. `SteppedDown` is a warning: the model runs,
+on another unit than the first that was asked for.
 """
 
 from collections.abc import Iterable
@@ -88,3 +89,7 @@ class MissingExtra(EdgepressError):  # noqa: N818
 
 class DeviceError(EdgepressError):
     """A device, or the link to it."""
+
+
+class SteppedDown(UserWarning):
+    """A unit that is not there, does not start or computes wrongly was left for the next one that was asked for."""

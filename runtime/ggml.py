@@ -22,6 +22,8 @@ from .gguf_check import check_gguf
 from .gguf_file import GgufFile, read_gguf
 from .llama import CACHES, Context, Model, library
 from .machine import this_machine
+from .placement import Placed
+from .providers import refuse_others
 
 NORMALIZE = "edgepress.normalize"
 LOGITS, EMBEDDING = "logits", "sentence_embedding"
@@ -56,6 +58,10 @@ class GgmlEngine:
         """True for a file that gives embeddings, and no logits."""
         return self.outputs[0].name == EMBEDDING
 
+    def placed(self) -> tuple[Placed, ...]:
+        """Nothing: llama.cpp names no nodes; here all of them run on the CPU."""
+        return ()
+
     @contextmanager
     def borrowed(self) -> Iterator[Context]:
         """An empty context of `context` tokens that is nobody else's meanwhile; one is kept for the next caller."""
@@ -88,9 +94,7 @@ def start(
     library()
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; expected at least 1, or None for one per core")
-    for name in (providers,) if isinstance(providers, str) else providers:
-        if name.lower() != "cpu":
-            raise UnknownName("execution provider", name, ("cpu",))
+    refuse_others(providers, ("cpu",), "llama.cpp")
     if cache is not None and cache not in CACHES:
         raise UnknownName("cache", cache, CACHES)
     file = read_gguf(path)

@@ -6,16 +6,20 @@
 The library, ai-edge-litert or else tflite-runtime, is imported when a session starts.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .artifact import Port
-from .errors import EngineError, MissingExtra, PortError, UnknownName, UsageError
+from .errors import EngineError, MissingExtra, PortError, UsageError
+from .litert_plan import XNNPACK, placed
+from .placement import Placed
+from .providers import refuse_others
 from .tflite_notes import Notes, cut_back, read_notes, sizes_of
 
 LITERT, OLD = "ai-edge-litert", "tflite-runtime"
@@ -27,13 +31,17 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class LiteRtEngine:
-    """One open file. `needs` tells the lengths that its free axes are run at, and the library where it asks for one."""
+    """One open file. `needs` tells the lengths that its free axes are run at, and the library where it asks for one.
+
+    `placed()` tells which operators XNNPACK took.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     providers: tuple[str, ...]
     needs: Mapping[str, Any]
     run: Callable[[Arrays], dict[str, np.ndarray]]
+    placed: Callable[[], tuple[Placed, ...]] = tuple
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,14 @@ class _Signature:
 def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = ("cpu",)) -> LiteRtEngine:
     """Open a `.tflite` file. `threads=None` leaves the number to the engine (one).
 
-    Raises EngineError where the file cannot be opened or needs another library than the one that is here, UnknownName
-    for another provider than `cpu`, UsageError where `threads` is below 1.
+    `cpu` and `xnnpack` are the same: XNNPACK runs what it can. Raises EngineError where the file cannot be opened or
+    needs another library than the one that is here, and for ONNX Runtime's providers; UnknownName for a provider that
+    nobody knows, UsageError where `threads` is below 1.
     """
     library, interpreter_type = _library()
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; expected at least 1, or None for the engine's own choice")
-    for name in (providers,) if isinstance(providers, str) else providers:
-        if name.lower() != "cpu":
-            raise UnknownName("execution provider", name, ("cpu",))
+    refuse_others(providers, ("cpu", XNNPACK), "LiteRT")
     notes = read_notes(path)
     if notes is not None and notes.needs not in ("", library):
         raise EngineError(
@@ -69,7 +76,8 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
         signatures = _signatures(interpreter)
     except _FAILURES as error:
         raise EngineError(f"LiteRT cannot open {path}: {_one_line(error)}") from error
-    return _noted(notes, signatures, path) if notes is not None else _bare(signatures, path)
+    engine = _noted(notes, signatures, path) if notes is not None else _bare(signatures, path)
+    return replace(engine, placed=functools.cache(lambda: placed(interpreter)))
 
 
 def _library() -> tuple[str, Callable[..., Any]]:

@@ -1,5 +1,6 @@
 """Session: an open artifact that can be called. `load` is the runtime's door."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,19 @@ import numpy as np
 
 from . import ggml, ggml_trial, litert, ort, parts
 from .artifact import GOLDEN, Artifact, Port, check, known_format, read_artifact
-from .errors import ArtifactError, EngineError, MissingExtra, PortError, UnknownName, UsageError
+from .errors import ArtifactError, EngineError, MissingExtra, PortError, SteppedDown, UnknownName, UsageError
 from .family import Family, check_family, is_family, ranked, read_family
 from .golden import SelfTest, read_golden, replay
 from .machine import this_machine
+from .placement import Placed, Placement
+from .providers import asked_for
 
 
 class Engine(Protocol):
-    """What `start` gives: the ports that the file has, the providers in use, what it needs, and a way to run it."""
+    """What `start` gives: the ports that the file has, the providers in use, what it needs, and a way to run it.
+
+    `placed()` tells where each node runs; nothing where the library does not tell.
+    """
 
     @property
     def inputs(self) -> tuple[Port, ...]: ...
@@ -28,6 +34,8 @@ class Engine(Protocol):
     def needs(self) -> Mapping[str, Any]: ...
     @property
     def run(self) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]: ...
+    @property
+    def placed(self) -> Callable[[], tuple[Placed, ...]]: ...
 
 
 # Format -> start(path, threads=..., providers=...). Each imports its library when it starts.
@@ -42,7 +50,7 @@ ENGINES: dict[str, Callable[..., Engine]] = {
 # Format -> the execution providers that this machine's build of its engine has.
 _PROVIDERS: dict[str, Callable[[], tuple[str, ...]]] = {
     "onnx": ort.providers,
-    "tflite": lambda: ("cpu",),
+    "tflite": lambda: ("cpu",),  # xnnpack is the same
     "gguf": lambda: ("cpu",),
     "web": ort.providers,
 }
@@ -74,13 +82,24 @@ class Session(Protocol):
 class LoadedModel:
     """An open artifact. Call it with its inputs by name; safe to call from several threads.
 
-    `why` says why this member of a family was opened, and why others were not; "" where there was no choice.
+    `why` says why this member of a family was opened, and why others were not; "" where there was no choice. `asked`
+    are the providers in use, in order: those that `load` was given, without the ones that it stepped down from.
     """
 
     artifact: Artifact
     engine: Engine
     _fits: Mapping[str, _Fit]
     why: str = ""
+    asked: tuple[str, ...] = ("cpu",)
+
+    @property
+    def placement(self) -> Placement:
+        """Which node runs where, as the engine tells it: names and units, no multiply-accumulates and no times.
+
+        >>> load("out/digits-int8").placement.share("cpu")
+        1.0
+        """
+        return Placement(self.engine.placed(), self.asked)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -139,10 +158,12 @@ def load(
     Of a family the member that runs best here is opened: the fastest of those timed on this kind of machine (see
     `ranked`), the next one where its engine is missing, refuses it or gives other outputs than the golden ones; `why`
     of the result tells. `format` names the member instead.
-    `threads=None` leaves the number to the engine. `providers` are tried in order (`cpu`, `openvino`, ...).
+    `threads=None` leaves the number to the engine. `providers` are tried in order (`qnn`, `openvino`, `cpu`: see
+    `providers.py`): one that is not in this build, does not start, takes no node of the file or gives other outputs
+    than the golden ones is left for the next, with a `SteppedDown` warning; where the last one fails, it is an error.
     `verify` compares the sha256 of every file with the manifest first, and replays the golden samples of a TFLite
-    artifact and of a family's member; a GGUF file that somebody else made is tried in a process of its own first, for
-    llama.cpp ends the process on some that are made to harm.
+    artifact, of a family's member, and of whatever runs on another unit than the CPU; a GGUF file that somebody else
+    made is tried in a process of its own first, for llama.cpp ends the process on some that are made to harm.
     `context` (tokens) and `cache` (the type of keys and values: f16, f32, q8_0, q4_0) are settings of language models.
     Raises ArtifactError, EngineError, UsageError, UnknownName.
 
@@ -203,17 +224,33 @@ def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedMo
         check(artifact)
     if how.verify and artifact.bare and artifact.format in _TRIALS:
         _TRIALS[artifact.format](artifact.model)
-    engine = start(artifact.model, threads=how.threads, providers=how.providers, **how.settings)
+    asked = asked_for(how.providers, providers(artifact.format))
+    for at, name in enumerate(asked):
+        replayed = how.verify and (replays or name != "cpu" or artifact.format in _REPLAYED)
+        try:
+            return _on(start, artifact, how, asked[at:], replays=replayed)
+        except EngineError as error:
+            if name == asked[-1]:
+                raise
+            words = f"{artifact.path} does not run on {name}, and goes on with {asked[at + 1]}: {error}"
+            warnings.warn(SteppedDown(words), stacklevel=3)
+    raise AssertionError("some provider was asked for")
+
+
+def _on(
+    start: Callable[..., Any], artifact: Artifact, how: _How, asked: tuple[str, ...], *, replays: bool
+) -> LoadedModel:
+    """The model on the first of these providers, with the others for what that does not take."""
+    engine = start(artifact.model, threads=how.threads, providers=asked, **how.settings)
     fits = {port.name: _fit(port) for port in engine.inputs}
-    if language:
+    if artifact.format in _LANGUAGE:
         from .language import LanguageModel  # it is a LoadedModel
 
-        model = LanguageModel(artifact, engine, fits)
+        model = LanguageModel(artifact, engine, fits, asked=asked)
     else:
-        model = LoadedModel(artifact, engine, fits)
-    replays = replays or (how.verify and artifact.format in _REPLAYED)
+        model = LoadedModel(artifact, engine, fits, asked=asked)
     if replays and artifact.asset(GOLDEN) is not None:
-        _refuse_wrong(model)
+        _refuse_wrong(model, asked[0])
     return model
 
 
@@ -222,11 +259,12 @@ def providers(format_: str) -> tuple[str, ...]:
     return known_format(format_, _PROVIDERS)()
 
 
-def _refuse_wrong(model: LoadedModel) -> None:
+def _refuse_wrong(model: LoadedModel, provider: str) -> None:
     seen = model.selftest()
     if not seen.passed:
+        where = "here" if provider == "cpu" else f"on {provider}"
         raise EngineError(
-            f"{model.artifact.path} computes wrongly here: its golden samples come out {seen.difference:.1e} apart, "
+            f"{model.artifact.path} computes wrongly {where}: its golden samples come out {seen.difference:.1e} apart, "
             f"{seen.tolerance:.0e} is allowed; install another version of the engine"
         )
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from edgepress.runtime.bench import _in_turn, _is_steady, bench, main
-from edgepress.runtime.errors import ArtifactError, DataError, EngineError, PortError, UnknownName, UsageError
+from edgepress.runtime.errors import (
+    ArtifactError,
+    DataError,
+    EngineError,
+    PortError,
+    SteppedDown,
+    UnknownName,
+    UsageError,
+)
 from edgepress.runtime.machine import this_machine
 from edgepress.runtime.timing import Timing, from_json, to_json
 
@@ -261,3 +269,11 @@ def test_rounds_end_where_the_ratio_is_known_and_never_before_each_has_its_runs(
 
     blocks = _in_turn([lambda: None, lambda: None], runs=100, limit_s=10)
     assert all(sum(map(len, rounds)) >= 100 for rounds in blocks)
+
+
+def test_a_unit_that_was_stepped_down_from_is_a_doubt(make_artifact):
+    with pytest.warns(SteppedDown, match="does not run on acl, and goes on with cpu"):
+        (timing,) = bench([make_artifact("one").path], runs=1, threads=1, providers=("acl", "cpu"))
+    assert [doubt.text for doubt in timing.doubts if doubt.code == "fallback"] == [
+        "acl did not run it; the model ran on cpu"
+    ]

@@ -20,6 +20,7 @@ AFTER = {
     "runtime": ("command-line",),
     "report": ("command-line",),
     "onnx-files": ("command-line",),
+    "placement": ("command-line",),
 }
 
 _BLOCK = re.compile(

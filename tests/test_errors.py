@@ -13,7 +13,7 @@ def raised() -> dict[str, type]:
     return {
         name: value
         for name, value in vars(errors).items()
-        if isinstance(value, type) and value.__module__ == errors.__name__
+        if isinstance(value, type) and value.__module__ == errors.__name__ and not issubclass(value, Warning)
     }
 
 
@@ -50,3 +50,9 @@ def test_the_examples_in_the_docstrings_are_true():
 )
 def test_a_message_is_one_line_that_says_what_to_do(error: EdgepressError, message: str):
     assert str(error) == message
+
+
+def test_a_step_down_is_a_warning_that_a_strict_program_can_turn_into_an_error():
+    assert issubclass(errors.SteppedDown, UserWarning)
+    assert errors.__doc__
+    assert "SteppedDown" in errors.__doc__

@@ -168,8 +168,10 @@ def test_a_file_that_needs_another_library_is_refused_with_its_name(tmp_path: Pa
 
 def test_other_providers_than_the_cpu_are_unknown(text: Path):
     assert start(text, providers="CPU").providers == ("cpu",)
-    with pytest.raises(UnknownName, match="unknown execution provider 'tpu'; known: cpu"):
-        load(text, providers=["tpu"])
+    with pytest.raises(UnknownName, match="unknown execution provider 'tpu'; known: cpu, xnnpack"):
+        start(text, providers=["tpu"])
+    with pytest.raises(EngineError, match="qnn is one of ONNX Runtime's providers; LiteRT runs on cpu and xnnpack"):
+        start(text, providers=["qnn"])
 
 
 @pytest.mark.parametrize("threads", [0, -1])

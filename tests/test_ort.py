@@ -120,3 +120,21 @@ def test_an_unknown_provider_lists_the_known_ones(linear: Path):
 def test_threads_below_one_are_refused(linear: Path, threads: int):
     with pytest.raises(UsageError, match=f"threads is {threads}"):
         load(linear, threads=threads)
+
+
+def test_nodes_are_told_as_they_were_after_the_first_fusions(tmp_path: Path):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ("batch", 2)) for name in ("x", "y"))
+    tensors = [onnx.numpy_helper.from_array(np.ones(shape, np.float32), n) for n, shape in (("w", (2, 2)), ("b", (2,)))]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"], "fc"), helper.make_node("Add", ["m", "b"], ["y"], "bias")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", [x], [y], tensors), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    (node,) = start(tmp_path / "m.onnx").placed()
+    assert (node.name, node.op, node.provider, node.unit) == ("fc/MatMulAddFusion", "Gemm", "cpu", "cpu")
+
+
+def test_a_provider_that_this_build_has_not_says_where_it_comes_from(linear: Path):
+    with pytest.raises(EngineError, match="qnn is not in this build of ONNX Runtime; it comes with: pip install onnxr"):
+        start(linear, providers=["qnn", "cpu"])
+    assert start(linear, providers=["cpu", "qnn"]).providers == ("CPUExecutionProvider",)

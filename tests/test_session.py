@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgepress.runtime import load
+from edgepress.runtime import load, ort
 from edgepress.runtime.artifact import MANIFEST
-from edgepress.runtime.errors import ArtifactError, EdgepressError, PortError, UnknownName
+from edgepress.runtime.errors import ArtifactError, EdgepressError, EngineError, PortError, SteppedDown, UnknownName
+from edgepress.runtime.session import ENGINES
 
 WEIGHT = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
 
@@ -154,3 +155,68 @@ def test_whatever_goes_wrong_is_caught_by_the_root_of_our_errors(tmp_path: Path)
     for path in (tmp_path / "junk.onnx", tmp_path, tmp_path / "missing"):
         with pytest.raises(EdgepressError):
             load(path)
+
+
+def test_the_placement_names_every_node_and_its_unit(artifact: Path):
+    placement = load(artifact).placement
+    assert [(node.op, node.provider, node.unit) for node in placement.nodes] == [("MatMul", "cpu", "cpu")]
+    assert placement.asked == ("cpu",)
+
+
+def test_a_unit_that_is_not_there_is_stepped_down_from_with_a_warning(artifact: Path):
+    with pytest.warns(SteppedDown) as said:
+        model = load(artifact, providers=("xnnpack", "acl", "cpu"))
+    assert [str(warning.message) for warning in said] == [
+        f"{artifact} does not run on xnnpack, and goes on with acl: xnnpack is not in this build of ONNX Runtime; ONNX "
+        "Runtime's packages for Android and iOS have it, and builds with --use_xnnpack",
+        f"{artifact} does not run on acl, and goes on with cpu: acl is not in this build of ONNX Runtime; builds with "
+        "--use_acl have it",
+    ]
+    assert model.asked == ("cpu",)
+    assert model.placement.share("cpu") == 1
+    assert model.selftest().passed
+
+
+def test_the_last_unit_has_none_to_step_down_to(artifact: Path):
+    with pytest.raises(EngineError, match="acl is not in this build"), pytest.warns(SteppedDown):
+        load(artifact, providers=("xnnpack", "acl"))
+
+
+def test_a_name_that_nobody_knows_is_told_before_any_unit_is_tried(artifact: Path):
+    with pytest.raises(UnknownName, match="unknown execution provider 'tpu'"):
+        load(artifact, providers=("xnnpack", "tpu", "cpu"))
+
+
+@pytest.fixture
+def wrong_npu(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The artifact, and an NPU that computes wrongly: there the engine runs the same layer with weights 1 % larger."""
+    content = (artifact / "model.onnx").read_bytes()
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(content.replace(WEIGHT.tobytes(), (WEIGHT * 1.01).astype(np.float32).tobytes()))
+
+    def start(path, *, threads, providers):
+        return ort.start(wrong if providers[0] == "qnn" else path, threads=threads, providers=["cpu"])
+
+    monkeypatch.setitem(ENGINES, "onnx", start)
+    return artifact
+
+
+def test_a_unit_that_computes_wrongly_is_stepped_down_from_and_the_difference_is_told(wrong_npu: Path):
+    with pytest.warns(
+        SteppedDown, match=r"goes on with cpu: .* computes wrongly on qnn: .* come out 1\.0e-02 apart, 1e-05"
+    ):
+        model = load(wrong_npu, providers=("qnn", "cpu"))
+    assert model.asked == ("cpu",)
+    x = np.array([[1, 0, 2]], np.float32)
+    assert np.array_equal(model(x=x)["y"], x @ WEIGHT)
+
+
+def test_a_wrong_unit_that_is_the_only_one_asked_for_is_an_error(wrong_npu: Path):
+    with pytest.raises(EngineError, match="computes wrongly on qnn"):
+        load(wrong_npu, providers=("qnn",))
+
+
+def test_without_verify_nothing_is_replayed_and_the_wrong_unit_stays(wrong_npu: Path):
+    model = load(wrong_npu, providers=("qnn", "cpu"), verify=False)
+    assert model.asked == ("qnn", "cpu")
+    assert not model.selftest().passed
