@@ -215,7 +215,7 @@ def _why(place: Place, done: Done, timeout: float | None, took: float) -> str:
     address, folder, target = place.address, place.folder, place.target
     if done.code == LINK_LOST or done.code < 0:
         return _lost(place, done.errors)
-    if re.search("No space left on device|Disk quota exceeded|File too large", done.errors):
+    if re.search("No space left on device|Wrote only|Disk quota exceeded|File too large", done.errors):
         other = f"ssh://{target}/FOLDER"
         return f"no space is left on {target} for {folder}; free some, or name another folder: {other}"
     if timeout is not None and took >= timeout and done.code in (124, 137):
