@@ -40,7 +40,7 @@ class Board:
 
     def put(self, local: Path) -> str:
         """Send a file or folder, unless the device has it; returns its path there."""
-        return f"{_send(self.shell, files_of(local))}/{local.resolve().name}"
+        return f"{send(self.shell, files_of(local))}/{local.resolve().name}"
 
     def run(self, arguments: Sequence[str], timeout: float) -> str:
         """Run the device's Python, with this edgepress's runtime."""
@@ -55,13 +55,13 @@ def open_board(address: str) -> Board:
     """Connect to `ssh://user@host[:port][/folder]`. Raises DeviceError with the reason where that fails."""
     shell = open_shell(address)
     try:
-        return Board(shell, _send(shell, runtime_files()))
+        return Board(shell, send(shell, runtime_files()))
     except BaseException:
         shell.close()
         raise
 
 
-def _send(shell: Shell, files: Files) -> str:
+def send(shell: Shell, files: Files) -> str:
     """Bring files to the device; returns the folder that they lie in."""
     name = digest(files)
     if shell.sh(_HAS, name, timeout=_ANSWER_S).strip() != "yes":

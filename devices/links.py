@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..runtime.errors import DeviceError, UnknownName
 from .board import open_board
+from .emulated import open_emulated
 from .process import call, last_line
 
 
@@ -59,11 +60,11 @@ class Local:
 
 
 # Scheme of an address -> what opens it.
-LINKS: dict[str, Callable[[str], Link]] = {"local": Local, "ssh": open_board}
+LINKS: dict[str, Callable[[str], Link]] = {"local": Local, "ssh": open_board, "emu": open_emulated}
 
 
 def connect(address: str) -> Link:
-    """Open the link of an address: `local`, `ssh://pi@10.0.0.7`. Raises UnknownName for another scheme."""
+    """Open the link of an address: `local`, `ssh://pi@10.0.0.7`, `emu://pi5`. Raises UnknownName for another scheme."""
     scheme = address.partition("://")[0]
     if scheme not in LINKS:
         raise UnknownName("link", scheme, LINKS)
