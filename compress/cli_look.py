@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report
+from .cli_options import FITS, MISSED, compressing, show_report, show_reports
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -84,34 +84,50 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
+    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5), several with commas, or a fleet.toml.
     ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
     the others are compared with; the budget is for the last. A family stands for each of its members.
     """
+    from ..devices.beside import refuse_foreign_list, save_all
     from ..devices.budget import misses_of_all, parse_budget
-    from ..devices.device import find_device
+    from ..devices.device import Device, find_device
+    from ..devices.fleet import is_fleet, once, over_fleet, read_fleet
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
 
+    several = is_fleet(on)
     if out is not None:
-        refuse_foreign(out)
-    limits, device = parse_budget(budget), find_device(on)
-    device = device if threads is None else replace(device, threads=threads)
+        refuse_foreign_list(out) if several else refuse_foreign(out)
+    limits = parse_budget(budget)
+    targets = read_fleet(on) if several else find_device(on)
     folders = [members(path) for path in artifacts]
     opened = [read_artifact(path) for paths in folders for path in paths]
-    with progress(quiet=as_json) as tell:
-        score = _score(task, data, tell)
+
+    def measured(device: Device, tell: Callable[[str], None]) -> Report:
+        device = device if threads is None else replace(device, threads=threads)
         rows = measure(opened, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
-    last = rows[-len(folders[-1]) :]
-    ships = last[0].name if len(last) == 1 else artifacts[-1].resolve().name
-    result = Report(
-        f"{ships} on {device.name}", device, rows, str(limits), misses_of_all(last, rows[0], limits), ships=ships
-    )
+        last = rows[-len(folders[-1]) :]
+        ships = last[0].name if len(last) == 1 else artifacts[-1].resolve().name
+        missed = misses_of_all(last, rows[0], limits)
+        return Report(f"{ships} on {device.name}", device, rows, str(limits), missed, ships=ships)
+
+    with progress(quiet=as_json) as tell:
+        score = once(_score(task, data, tell))
+        if isinstance(targets, Device):
+            result = measured(targets, tell)
+        else:
+            result = over_fleet(targets, measured, tell)
+    if isinstance(result, Report):
+        if out is not None:
+            save(result, out)
+        show_report(result, as_json)
+        return FITS if result.fits else MISSED
     if out is not None:
-        save(result, out)
-    show_report(result, as_json)
-    return FITS if result.fits else MISSED
+        save_all(result, out)
+    show_reports(result, as_json)
+    return FITS if all(one.fits for one in result) else MISSED
 
 
 @options.example(

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -102,7 +103,8 @@ def set_up(address: str, *, engine: str = "onnx", offline: bool = False, tell: T
     try:
         return _set_up_board(shell, engine, offline, tell)
     except BaseException:
-        _remove(shell)
+        with suppress(DeviceError):  # where the link is lost, the device itself removes what was begun
+            _remove(shell)
         raise
     finally:
         shell.close()
@@ -168,7 +170,7 @@ def _set_up_board(shell: Shell, engine: str, offline: bool, tell: Tell) -> dict[
         try:
             shell.sh(_WITH_PIP, f"{_INSTALL_S:g}", target.python, *requirements, timeout=_INSTALL_S)
         except DeviceError as error:
-            shell.sh("true", timeout=60.0)  # where it is the link that failed, that is what is told
+            shell.sh("true", timeout=60.0)  # raises where it is the link that failed
             tell(f"its pip could not ({error}); wheels from here")
             offline = True
     if offline:
@@ -196,12 +198,7 @@ def _probe(shell: Shell) -> str:
 
 
 def _remove(shell: Shell) -> None:
-    """Remove the device's folder; what cannot be reached cannot be removed, and what failed before is told."""
-    try:
-        shell.sh('folder=$PWD; cd / && rm -rf -- "$folder"', timeout=120.0)
-    except DeviceError:
-        if sys.exc_info()[1] is None:
-            raise
+    shell.sh('folder=$PWD; cd / && rm -rf -- "$folder"', timeout=120.0)
 
 
 def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:

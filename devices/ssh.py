@@ -49,7 +49,10 @@ _REASONS = (
     ("timed out|No route to host|is unreachable|is down", "{host} does not answer; is it on, and in this network?"),
 )  # fmt: skip
 
-# One line of sh each. $1 is the folder, $2 what it is opened for: use, setup or clean.
+# Stands before what a script prints, after what the user's own start files may say.
+_MARK = "edgepress:"
+
+# $1 is the folder, $2 what it is opened for: use, setup or clean.
 _CONTACT = f"""
 [ "$2" != setup ] || mkdir -p -- "$1" || exit {NO_RIGHTS}
 cd -- "$1" 2>/dev/null || exit {NOT_SET_UP}
@@ -57,9 +60,12 @@ cd -- "$1" 2>/dev/null || exit {NOT_SET_UP}
 [ "$2" != use ] || [ -e setup.json ] || exit {NOT_SET_UP}
 [ -w . ] && exec 4>>.edgepress || exit {NO_RIGHTS}
 flock -w 2 4 || exit {BUSY}
-pwd
+echo "{_MARK}"; pwd
 while [ -n "$(timeout {SILENCE_S} head -c 1)" ]; do :; done
 kill "$PPID"
+"""
+
+_START = f"""cd -- "$0" || exit {NOT_SET_UP}; echo "{_MARK}"
 """
 
 # `guarded SECONDS COMMAND…`: ends the command when its time is up, and when our side of stdin goes away.
@@ -104,16 +110,18 @@ class Shell:
         Without `feed` its stdin is open and empty as long as we are there. Raises DeviceError: where the link is lost,
         where the time is up (`timeout` bounds the wait; `guarded` ends the program there), where the script fails.
         """
-        line = "exec " + shlex.join(["sh", "-c", 'cd -- "$0" || exit 76\n' + script, self.folder, *arguments])
+        line = "exec " + shlex.join(["sh", "-c", _START + script, self.folder, *arguments])
         command = [*_ssh(self.place, self.sockets), "-o", "ControlMaster=no", self.place.target, line]
         begun = time.monotonic()
+        if self.master.poll() is not None:  # ssh would connect anew, without the lock
+            raise DeviceError(_lost(self.place, ""))
         try:
             done = call(command, None if timeout is None else timeout + _GRACE_S, feed=feed, hold=feed is None)
         except subprocess.TimeoutExpired as error:
             raise DeviceError(_no_answer(self.place, timeout or 0)) from error
         if done.code:
             raise DeviceError(_why(self.place, done, timeout, time.monotonic() - begun))
-        return done.output
+        return done.output.partition(f"{_MARK}\n")[2]
 
     def close(self) -> None:
         """End the connection, and whatever it still runs on the device."""
@@ -172,7 +180,9 @@ def open_shell(address: str, purpose: str = "use") -> Shell:
         assert master.stdout is not None
         ended = threading.Event()
         threading.Thread(target=_breathe, args=(master, ended), daemon=True).start()
-        folder = master.stdout.readline().strip()
+        while (line := master.stdout.readline()) not in (f"{_MARK}\n", ""):
+            pass
+        folder = master.stdout.readline().strip() if line else ""
         shell = Shell(place, folder, sockets, master, ended)
         if folder:
             return shell

@@ -1,5 +1,3 @@
-import re
-import shutil
 import socket
 import subprocess
 
@@ -150,9 +148,16 @@ def test_a_device_that_starts_anew_is_told_as_a_lost_link(tmp_path):
         shell.close()
 
 
-def test_every_tool_that_the_device_must_have_is_one_of_every_debian():
-    from edgepress.devices import ssh
-
-    words = set(re.findall(r"\b(flock|timeout|head|pwd|ls|mkdir)\b", ssh._CONTACT + ssh.GUARDED))
-    assert {"flock", "timeout", "head"} <= words
-    assert all(shutil.which(word) for word in words)
+def test_what_the_users_start_files_say_is_no_part_of_an_answer(board, tmp_path):
+    """A login shell may greet: here sshd's own banner of a forced command stands in for a talkative .bashrc."""
+    with running_board(tmp_path) as talkative:
+        talkative.ready()
+        config = tmp_path / "user.pub"
+        key = config.read_text(encoding="utf-8")
+        config.write_text(f'command="echo welcome; eval \\"$SSH_ORIGINAL_COMMAND\\"" {key}', encoding="utf-8")
+        shell = open_shell(talkative.address())
+        try:
+            assert shell.folder == str(talkative.home / "ready")
+            assert shell.sh("echo 1") == "1\n"
+        finally:
+            shell.close()
