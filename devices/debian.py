@@ -16,18 +16,6 @@ from .process import Done, call, last_line
 
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 _FETCH_S = 900.0
-# What a Pi's kernel tells: ONNX Runtime ends with a fault where there is no /proc/cpuinfo that it understands.
-_CORE = """\
-processor\t: {}
-BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm crc32 cpuid
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x4
-CPU part\t: 0xd0b
-CPU revision\t: 1
-
-"""
 
 
 def make_root(
@@ -51,8 +39,6 @@ def make_root(
             for package in _fetch(Path(folder)):
                 _checked(call(["dpkg-deb", "-x", str(package), str(draft)], _FETCH_S), "dpkg-deb")
         version = _python(draft)
-        (draft / "proc").mkdir(exist_ok=True)
-        (draft / "proc" / "cpuinfo").write_text("".join(_CORE.format(i) for i in range(4)), encoding="utf-8")
         complete(draft, version)
         draft.chmod(0o755)
         replace_folder(draft, root)

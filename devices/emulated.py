@@ -18,9 +18,36 @@ from .payload import digest, runtime_files
 from .process import call, last_line
 
 SCHEME = "emu"
-# Board -> the processor that qemu plays.
-BOARDS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 _QEMU = ("qemu-aarch64-static", "qemu-aarch64")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What qemu plays, and what the kernel of the board tells of it: `part` is its number among ARM's."""
+
+    cpu: str
+    part: str
+    features: str
+
+
+BOARDS = {
+    "pi4": Processor("cortex-a72", "0xd08", "fp asimd evtstrm crc32 cpuid"),
+    "pi5": Processor("cortex-a76", "0xd0b", "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid "
+                     "asimdrdm lrcpc dcpop asimddp"),
+}  # fmt: skip
+_CORES = 4
+# ONNX Runtime chooses its kernels by the part, and ends with a fault where there is no such file.
+_CORE = """\
+processor\t: {core}
+BogoMIPS\t: 108.00
+Features\t: {features}
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 3
+
+"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,19 @@ def emulator(board: str, root: Path) -> list[str]:
         remedy = "on Debian and Ubuntu: sudo apt-get install qemu-user-static"
         raise DeviceError(f"there is no qemu for arm64 programs here; {remedy}")
     python = next(iter(sorted((root / "usr" / "bin").glob("python3.*[0-9]"))), root / "usr" / "bin" / "python3")
-    return [qemu, "-cpu", BOARDS[board], "-L", str(root), str(python)]
+    return [qemu, "-cpu", BOARDS[board].cpu, "-L", str(root / "boards" / board), str(python)]
+
+
+def add_boards(root: Path) -> None:
+    """Give each board a view of the root, with a /proc/cpuinfo of its own."""
+    entries = [path.name for path in root.iterdir()]
+    for name, processor in BOARDS.items():
+        view = root / "boards" / name
+        (view / "proc").mkdir(parents=True)
+        for entry in entries:
+            (view / entry).symlink_to(Path("..", "..", entry))
+        cores = (_CORE.format(core=i, part=processor.part, features=processor.features) for i in range(_CORES))
+        (view / "proc" / "cpuinfo").write_text("".join(cores), encoding="utf-8")
 
 
 def _runtime(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 from ..runtime.errors import DeviceError, UnknownName, UsageError
 from .board import Board, send
 from .debian import make_root
-from .emulated import BOARDS, SCHEME, emulation_folder, emulator, open_emulated
+from .emulated import BOARDS, SCHEME, add_boards, emulation_folder, emulator, open_emulated
 from .links import Link
 from .payload import files_of, runtime_files
 from .process import call, last_line
@@ -213,6 +213,7 @@ def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:
             fetch_wheels(Target("", version_, "aarch64", 28), requirements, Path(folder))
             for wheel in Path(folder).glob("*.whl"):
                 shutil.unpack_archive(wheel, root / "wheels", "zip")
+        add_boards(root)
 
     make_root(emulation_folder() / "arm64", add_wheels, tell)
     tell("starting it")

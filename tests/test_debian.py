@@ -30,7 +30,6 @@ def test_what_completes_a_root_may_fail_it(tmp_path):
     def fail(folder, version):
         assert version >= (3, 11)
         assert (folder / "usr" / "bin").is_dir()
-        assert (folder / "proc" / "cpuinfo").read_text().count("processor\t:") == 4
         raise DeviceError("no wheels")
 
     told = []
