@@ -100,8 +100,7 @@ def report(
     several = is_fleet(on)
     if out is not None:
         refuse_foreign_list(out) if several else refuse_foreign(out)
-    limits = parse_budget(budget)
-    targets = read_fleet(on) if several else find_device(on)
+    limits, targets = parse_budget(budget), read_fleet(on) if several else find_device(on)
     folders = [members(path) for path in artifacts]
     opened = [read_artifact(path) for paths in folders for path in paths]
 

@@ -79,10 +79,10 @@ def test_each_device_has_a_report_and_one_that_fails_costs_its_own(board, make_a
     (board.home / "broken" / "venv" / "bin" / "python").unlink()
     members = [Member(name, board.address(name)) for name in ("kitchen", "broken", "cellar")]
     members.append(Member("here", "local", 1))
-    told = []
+    told, artifact = [], make_artifact("base")
 
     def measured(device, tell):
-        rows = measure([make_artifact("base")], device, runs=3, on_progress=tell)
+        rows = measure([artifact], device, runs=3, on_progress=tell)
         return Report("base", device, rows)
 
     reports = over_fleet(members, measured, told.append)
@@ -105,6 +105,7 @@ def test_each_device_has_a_report_and_one_that_fails_costs_its_own(board, make_a
 
 def test_one_that_vanishes_in_the_middle_costs_its_own_report(board, make_artifact):
     with board.wired() as wire:
+        artifact = make_artifact("base")
         members = [Member("far", board.address("kitchen", wire.port)), Member("near", board.address("cellar"))]
 
         def measured(device, tell):
@@ -113,7 +114,7 @@ def test_one_that_vanishes_in_the_middle_costs_its_own_report(board, make_artifa
                     threading.Timer(0.3, wire.cut).start()
                 tell(text)
 
-            return Report("base", device, measure([make_artifact("base")], device, runs=3000, on_progress=cutting))
+            return Report("base", device, measure([artifact], device, runs=3000, on_progress=cutting))
 
         far, near = over_fleet(members, measured, lambda text: None)
     assert "the link to 127.0.0.1 was lost" in far.failure
