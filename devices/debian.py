@@ -15,7 +15,6 @@ from ..runtime.files import replace_folder
 from .process import Done, call, last_line
 
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-_FETCH_S = 900.0
 
 
 def make_root(
@@ -37,7 +36,7 @@ def make_root(
         with tempfile.TemporaryDirectory() as folder:
             tell("fetching Debian's arm64 Python")
             for package in _fetch(Path(folder)):
-                _checked(call(["dpkg-deb", "-x", str(package), str(draft)], _FETCH_S), "dpkg-deb")
+                _checked(call(["dpkg-deb", "-x", str(package), str(draft)], None), "dpkg-deb")
         version = _python(draft)
         complete(draft, version)
         draft.chmod(0o755)
@@ -65,8 +64,8 @@ def _fetch(folder: Path) -> list[Path]:
         "Debug::NoLocking": "true",
     }
     apt = ["apt-get", "-qq", *(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))]
-    call([*apt, "update"], _FETCH_S)  # a source without arm64 fails it, and the packages may be there all the same
-    _checked(call([*apt, "--yes", "--download-only", "install", *PACKAGES], _FETCH_S), "apt-get")
+    call([*apt, "update"], None)  # a source without arm64 fails it, and the packages may be there all the same
+    _checked(call([*apt, "--yes", "--download-only", "install", *PACKAGES], None), "apt-get")
     return sorted((folder / "archives").glob("*.deb"))
 
 

@@ -33,7 +33,7 @@ ENGINE_WHEELS = {"onnx": ("onnxruntime", "onnxruntime"), "tflite": ("ai-edge-lit
 _INSTALL_S, _TRY_S = 1800.0, 300.0
 _LEAST_PYTHON = (3, 11)
 
-# The newest Python first that is not the system's own: an old board may have a second one.
+# The system's own Python, or where that is too old one that stands beside it.
 _PROBE = """
 for python in python3 python3.14 python3.13 python3.12 python3.11; do
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
@@ -134,7 +134,7 @@ def fetch_wheels(target: Target, requirements: list[str], folder: Path) -> None:
     for glibc in range(target.glibc, 16, -1):
         command += ["--platform", f"manylinux_2_{glibc}_{target.arch}"]
     command += ["--platform", f"manylinux2014_{target.arch}"]
-    done = call([*command, *requirements], _INSTALL_S)
+    done = call([*command, *requirements], None)  # pip gives up by itself where nothing comes
     if done.code:
         what = f"{', '.join(requirements)} for Python {major}.{minor} on {target.arch}"
         raise DeviceError(f"no wheels could be fetched here of {what}: {_pip_reason(done.errors) or last_line(done)}")
@@ -204,6 +204,8 @@ def _remove(shell: Shell) -> None:
 def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:
     if board not in BOARDS:
         raise UnknownName("emulated board", board, BOARDS)
+    if engine != "onnx":
+        raise UnknownName("engine of an emulated board", engine, ("onnx",))
     emulator(board, emulation_folder() / "arm64")  # no qemu: told before anything is fetched
     requirements = _requirements(engine)
 

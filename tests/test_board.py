@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.devices import ssh
 from edgepress.devices.board import open_board
 from edgepress.runtime.errors import DeviceError
 
@@ -112,6 +113,36 @@ def test_a_link_that_is_cut_ends_the_program_on_the_device(board):
             link.run(["-c", "import time; mark = 'cut while it ran'; time.sleep(600)"], 600)
         link.close()
         assert none_left("cut while it ran")
+
+
+def test_a_link_that_falls_silent_ends_the_program_on_the_device(board, monkeypatch):
+    """A cable that is pulled says nothing, but the breath stops: here because the ssh that carries it is stopped."""
+    monkeypatch.setattr(ssh, "BREATH_S", 0.5)
+    monkeypatch.setattr(ssh, "_CONTACT", ssh._CONTACT.replace(f"timeout {ssh.SILENCE_S}", "timeout 2"))
+    link, told = open_board(board.address()), []
+
+    def work() -> None:
+        with pytest.raises(DeviceError) as lost:
+            link.run(["-c", "import time; mark = 'silent since'; time.sleep(600)"], 600)
+        told.append(str(lost.value))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    on_the_device = "venv/bin/python -P -c import time; mark = 'silent since"
+    deadline = time.monotonic() + 60
+    while not processes(on_the_device):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    link.shell.master.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 30
+    while any("ssh" not in line for line in processes(on_the_device)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [line for line in processes(on_the_device) if "ssh" not in line]
+    link.shell.master.kill()
+    thread.join(30)
+    link.close()
+    assert left == []
+    assert "was lost" in told[0]
 
 
 def test_a_link_that_is_cut_while_a_file_travels_leaves_no_part_of_it(board, model):

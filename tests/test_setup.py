@@ -108,6 +108,8 @@ def test_wheels_fit_the_device_and_not_this_machine(tmp_path):
 def test_what_cannot_be_set_up_is_refused():
     with pytest.raises(UnknownName, match=r"unknown engine with wheels 'gguf'; known: onnx, tflite"):
         set_up("ssh://pi@board", engine="gguf", tell=print)
+    with pytest.raises(UnknownName, match=r"unknown engine of an emulated board 'tflite'; known: onnx"):
+        set_up("emu://pi5", engine="tflite", tell=print)
     with pytest.raises(UsageError, match="'local' needs no setup, or has none"):
         set_up("local", tell=print)
     with pytest.raises(UsageError, match="'pi5' has nothing to clean"):
