@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report, written
+from .cli_options import FITS, MISSED, compressing, show_report, show_reports, written
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
+    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5), several with commas, or a fleet.toml.
     ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
     the others are compared with; the budget is for the last, and for those that its file names. A family stands for
     each of its members. With --compare nothing is measured: two reports are read, and the exit code is 1 where
@@ -98,38 +99,50 @@ def report(
         return _compare(*compare, as_json)
     if not artifacts:
         raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
+    from ..devices.beside import refuse_foreign_list, save_all
     from ..devices.budget_file import misses_of_groups, read_limits, words
-    from ..devices.device import find_device
+    from ..devices.device import Device, find_device
+    from ..devices.fleet import is_fleet, once, over_fleet, read_fleet
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
 
+    several = is_fleet(on)
     if out is not None:
-        refuse_foreign(out)
-    limits, device = read_limits(budget), find_device(on)
-    device = device if threads is None else replace(device, threads=threads)
-    folders = [members(path) for path in artifacts]
-    opened = [[read_artifact(path) for path in paths] for paths in folders]
+        refuse_foreign_list(out) if several else refuse_foreign(out)
+    limits, targets = read_limits(budget), read_fleet(on) if several else find_device(on)
+    opened = [[read_artifact(member) for member in members(path)] for path in artifacts]
     names = [
         given[0].name if len(given) == 1 else path.resolve().name for path, given in zip(artifacts, opened, strict=True)
     ]
     limits.refuse_others(names)
-    with progress(quiet=as_json) as tell:
-        score = _score(task, data, tell)
+
+    def measured(device: Device, tell: Callable[[str], None]) -> Report:
+        device = device if threads is None else replace(device, threads=threads)
         flat = [artifact for given in opened for artifact in given]
-        rows = iter(measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell))
-    groups = [(name, [next(rows) for _ in given]) for name, given in zip(names, opened, strict=True)]
-    measured = tuple(row for _, group in groups for row in group)
-    missed = misses_of_groups(groups, limits)
-    title = f"{names[-1]} on {device.name}"
-    result = Report(title, device, measured, words(limits, names[-1]), missed, ships=names[-1])
+        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        left = iter(rows)
+        missed = misses_of_groups(
+            [(name, [next(left) for _ in given]) for name, given in zip(names, opened, strict=True)], limits
+        )
+        title = f"{names[-1]} on {device.name}"
+        return Report(title, device, rows, words(limits, names[-1]), missed, ships=names[-1])
+
+    with progress(quiet=as_json) as tell:
+        score = once(_score(task, data, tell))
+        result = measured(targets, tell) if isinstance(targets, Device) else over_fleet(targets, measured, tell)
+    if isinstance(result, Report):
+        if out is not None:
+            save(result, out)
+        show_report(result, as_json)
+        if out is not None and not as_json:
+            click.echo(f"written: {written(out)}")
+        return FITS if result.fits else MISSED
     if out is not None:
-        save(result, out)
-    show_report(result, as_json)
-    if out is not None and not as_json:
-        click.echo(f"written: {written(out)}")
-    return FITS if result.fits else MISSED
+        save_all(result, out)
+    show_reports(result, as_json)
+    return FITS if all(one.fits for one in result) else MISSED
 
 
 def _compare(before: Path, after: Path, as_json: bool) -> int:
