@@ -1,0 +1,197 @@
+// Images: draw one, drop, paste or choose one, and see the classes.
+
+import { bars, ranked } from "./charts.mjs";
+import { el, json, latest, problem, rows } from "./dom.mjs";
+import { numbers } from "./golden.mjs";
+
+const PAD = 320; // pixels of the drawing, a side
+const PEN = 30;
+const FILLED = 0.9; // share of the input's side that a drawing takes
+const COARSE = 4; // a drawing is as soft as if it had this many times fewer pixels a side
+const LUMA = [0.299, 0.587, 0.114]; // Rec. 601
+
+/** The input as an image: where its axes are; undefined where it is none. */
+function imageOf({ inputs }) {
+  const [port] = inputs;
+  if (inputs.length !== 1 || port.shape.length !== 4 || !["float32", "uint8"].includes(port.dtype)) return undefined;
+  const [batch, a, b, c] = port.shape;
+  if (typeof batch === "number" && batch !== 1) return undefined;
+  const fit = (channels, height, width) => [1, 3, 4].includes(channels) && height >= 8 && width >= 8;
+  if (fit(a, b, c)) return { port, first: true, channels: a, height: b, width: c };
+  return fit(c, a, b) ? { port, first: false, channels: c, height: a, width: b } : undefined;
+}
+
+export const fits = (model) => imageOf(model) !== undefined && model.outputs[0].shape.length === 2;
+
+export async function show(model, root) {
+  const image = imageOf(model);
+  const [names, config, cases] = await Promise.all([json(model, "labels.json"), json(model, "preprocessor_config.json"), model.golden()]);
+  const examples = cases.flatMap(({ inputs }) => rows(inputs));
+  const draws = image.channels === 1;
+  const pad = el("canvas", { class: "pad", width: PAD, height: PAD, role: "img" });
+  const brush = pad.getContext("2d", { willReadFrequently: true });
+  const seen = el("canvas", { class: "seen", width: image.width, height: image.height, role: "img", "aria-label": "What the model sees" });
+  const [best, result, note] = [el("p", { class: "best", "aria-live": "polite" }), el("div"), problem()];
+  const invert = el("input", { type: "checkbox", onchange: () => look() });
+  let [holds, next] = ["nothing", 0]; // what the pad holds: nothing, an example, a picture or a drawing
+
+  const classify = latest(async (tensor) => {
+    paint(seen, tensor, image);
+    const outputs = await model.run({ [image.port.name]: tensor });
+    const found = ranked(outputs[model.outputs[0].name], names);
+    best.textContent = found[0][0];
+    result.replaceChildren(bars(found));
+  }, note);
+
+  const hold = (what, label) => {
+    holds = what;
+    pad.setAttribute("aria-label", label);
+  };
+  const wipe = () => {
+    brush.fillStyle = "#000";
+    brush.fillRect(0, 0, PAD, PAD);
+    hold("nothing", "Empty: draw here");
+    best.textContent = "";
+    result.replaceChildren(el("p", { class: "quiet" }, draws ? "Draw something." : "Drop, paste or choose a picture."));
+    seen.getContext("2d").clearRect(0, 0, image.width, image.height);
+  };
+  const look = () => holds !== "nothing" && classify(tensorOf(image, sampled(pad, image, holds === "drawing"), config, invert.checked));
+  const example = () => {
+    const tensor = examples[next++ % examples.length][image.port.name];
+    paint(seen, tensor, image);
+    brush.drawImage(seen, 0, 0, PAD, PAD);
+    hold("example", "A sample that came with the model");
+    return classify(tensor);
+  };
+  const open = async (file) => {
+    try {
+      const picture = await createImageBitmap(file);
+      const side = Math.min(picture.width, picture.height); // the middle square
+      wipe();
+      brush.drawImage(picture, (picture.width - side) / 2, (picture.height - side) / 2, side, side, 0, 0, PAD, PAD);
+      hold("picture", file.name || "The picture");
+      await look();
+    } catch (error) {
+      note.textContent = `${file.name || "This"} cannot be opened as a picture; choose a PNG, JPEG or WebP file`;
+    }
+  };
+
+  const file = el("input", { type: "file", accept: "image/*", id: "file", onchange: () => file.files[0] && open(file.files[0]) });
+  addEventListener("paste", ({ clipboardData }) => clipboardData.files[0] && open(clipboardData.files[0]));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+  });
+  if (draws) {
+    drawing(pad, brush, () => holds !== "drawing" && (wipe(), hold("drawing", "Your drawing")), look);
+    pad.classList.add("draws");
+  }
+  root.replaceChildren(
+    el("div", { class: "two" },
+      el("div", {}, pad,
+        el("div", { class: "row" },
+          ...(examples.length ? [el("button", { onclick: example }, "Example")] : []),
+          ...(draws ? [el("button", { onclick: wipe }, "Clear")] : []),
+          file, el("label", { class: "button", for: "file" }, "Choose a picture")),
+        el("p", { class: "quiet" }, draws ? "Draw above, or drop or paste a picture." : "Or drop or paste a picture.")),
+      el("div", {}, best, result, note,
+        el("div", { class: "row" }, seen, el("div", { class: "quiet" }, `What the model sees: ${image.width} × ${image.height}. `,
+          config ? "Scaled as preprocessor_config.json says." : "Values from 0 to 1.",
+          ...(draws ? [el("label", { class: "check" }, invert, " dark on light: invert")] : []))))));
+  wipe();
+  if (examples.length) await example();
+}
+
+/** Strokes of mouse, pen or finger. */
+function drawing(pad, brush, begin, look) {
+  let last;
+  const place = ({ clientX, clientY }) => {
+    const { left, top, width } = pad.getBoundingClientRect();
+    return [((clientX - left) * PAD) / width, ((clientY - top) * PAD) / width];
+  };
+  const stroke = (event) => {
+    if (!last) return;
+    Object.assign(brush, { strokeStyle: "#fff", lineWidth: PEN, lineCap: "round", lineJoin: "round" });
+    brush.beginPath();
+    brush.moveTo(...last);
+    for (const point of event.getCoalescedEvents?.() ?? []) brush.lineTo(...place(point));
+    brush.lineTo(...(last = place(event)));
+    brush.stroke();
+    look();
+  };
+  pad.addEventListener("pointerdown", (event) => {
+    pad.setPointerCapture(event.pointerId);
+    begin();
+    last = place(event);
+    stroke(event);
+  });
+  pad.addEventListener("pointermove", stroke);
+  for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => (last = undefined));
+}
+
+/** The pad's pixels at the input's size; a drawing is cut to its ink, centred, and softened as a scan is. */
+function sampled(pad, { width, height }, isDrawing) {
+  const small = Object.assign(document.createElement("canvas"), { width, height });
+  const context = small.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  if (!isDrawing) context.drawImage(pad, 0, 0, width, height);
+  else {
+    const [left, top, wide, high] = ink(pad);
+    const scale = (FILLED * Math.min(width, height)) / Math.max(wide, high);
+    const [w, h] = [wide * scale, high * scale];
+    const coarse = Object.assign(document.createElement("canvas"), { width: width / COARSE, height: height / COARSE });
+    const soft = coarse.getContext("2d");
+    soft.imageSmoothingQuality = "high";
+    soft.scale(1 / COARSE, 1 / COARSE);
+    soft.drawImage(pad, left, top, wide, high, (width - w) / 2, (height - h) / 2, w, h);
+    context.drawImage(coarse, 0, 0, width, height);
+  }
+  return context.getImageData(0, 0, width, height).data;
+}
+
+/** The box around what is drawn: left, top, width, height. */
+function ink(pad) {
+  const { data } = pad.getContext("2d").getImageData(0, 0, PAD, PAD);
+  let [left, top, right, bottom] = [PAD, PAD, 0, 0];
+  for (let i = 0; i < PAD * PAD; i++) {
+    if (data[4 * i] < 64) continue;
+    const [x, y] = [i % PAD, Math.floor(i / PAD)];
+    [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x + 1), Math.max(bottom, y + 1)];
+  }
+  return [left, top, Math.max(1, right - left), Math.max(1, bottom - top)];
+}
+
+/** RGBA bytes as the input: scaled and normalized in the terms of Hugging Face's image processors. */
+function tensorOf({ port, first, channels, width, height }, rgba, config = {}, invert = false) {
+  const whole = port.dtype === "uint8";
+  const factor = whole || config.do_rescale === false ? 1 : (config.rescale_factor ?? 1 / 255);
+  const normal = config.do_normalize && config.image_mean && !whole;
+  const [mean, std] = normal ? [config.image_mean, config.image_std].map((x) => [x].flat()) : [[0], [1]];
+  const data = new (whole ? Uint8Array : Float32Array)(channels * width * height);
+  for (let i = 0; i < width * height; i++) {
+    const pixel = rgba.subarray(4 * i, 4 * i + 4);
+    const values = channels === 1 ? [LUMA.reduce((sum, share, c) => sum + share * pixel[c], 0)] : pixel;
+    for (let c = 0; c < channels; c++) {
+      const value = (invert ? 255 - values[c] : values[c]) * factor;
+      data[first ? c * width * height + i : i * channels + c] = (value - (mean[c] ?? mean[0])) / (std[c] ?? std[0]);
+    }
+  }
+  return { dtype: port.dtype, shape: [1, ...port.shape.slice(1)], data };
+}
+
+/** Paint an input, its least value black and its largest white. */
+function paint(canvas, tensor, { first, channels, width, height }) {
+  const values = numbers(tensor);
+  const [low, high] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
+  const picture = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) {
+      const from = channels === 1 ? 0 : c;
+      const value = values[first ? from * width * height + i : i * channels + from];
+      picture.data[4 * i + c] = (255 * (value - low)) / (high - low || 1);
+    }
+    picture.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}

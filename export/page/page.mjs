@@ -1,0 +1,92 @@
+// The page: opens the model, shows what goes on, picks the view, keeps the site for offline use. What else it needs it
+// imports when it needs it, so that a file that is missing becomes a message and not a blank page.
+
+const SITE = new URL("./", location.href);
+const VIEWS = ["image", "text", "form"]; // the first that fits; a form fits always
+const TITLES = {
+  "no-wasm": "This browser is too old", "no-memory": "There is not enough memory", network: "No connection",
+  missing: "A file is missing", damaged: "A file is damaged", "no-backend": "The model does not run here",
+};
+
+const at = (id) => document.getElementById(id);
+
+function failed(error) {
+  const code = error?.code in TITLES ? error.code : "unexpected";
+  const card = document.createElement("section");
+  card.className = "card error";
+  card.setAttribute("role", "alert");
+  card.dataset.code = error?.code ?? code;
+  const add = (parent, name, text = "") => parent.appendChild(Object.assign(document.createElement(name), { textContent: text }));
+  add(card, "h2", TITLES[code] ?? "Something went wrong");
+  add(card, "p", error?.message ?? String(error));
+  add(card, "button", "Try again").addEventListener("click", () => location.reload());
+  const details = add(card, "details");
+  add(details, "summary", "Details");
+  const causes = [];
+  for (let cause = error; cause; cause = cause.cause) causes.push(`${cause.code ?? cause.name}: ${cause.stack ?? cause.message ?? cause}`);
+  add(details, "pre", [...causes, navigator.userAgent, location.href].join("\n\n"));
+  at("status").replaceChildren(card);
+  at("status").hidden = false;
+}
+
+addEventListener("error", (event) => failed(event.error ?? event));
+addEventListener("unhandledrejection", (event) => failed(event.reason));
+
+const PHASES = { start: "Starting the engine", "self-test": "Checking its answers" };
+
+async function start() {
+  const [{ load }, { inBytes }] = await Promise.all([import("./edgepress.mjs"), import("./dom.mjs")]);
+  at("status").querySelector(".late")?.remove();
+  const model = await load(SITE, {
+    onProgress: ({ phase, loaded, total, backend }) => {
+      const downloads = phase === "download";
+      at("phase").textContent = downloads ? `Loading: ${inBytes(loaded)} of ${inBytes(total)}` : `${PHASES[phase]} (${backend}) …`;
+      if (downloads) at("bar").value = loaded / total;
+      else at("bar").removeAttribute("value");
+    },
+  });
+  warn(model.refused.filter(({ why }) => why !== "absent"), model.backend);
+  for (const name of VIEWS) {
+    const { fits, show } = await import(`./${name}.mjs`);
+    if (!fits(model)) continue;
+    await show(model, at("view"));
+    break;
+  }
+  at("status").hidden = true;
+  at("view").hidden = at("facts").hidden = false;
+  const facts = await import("./facts.mjs");
+  const offline = facts.show(model, at("facts"));
+  await stay(offline);
+}
+
+function warn(refused, taken) {
+  at("warnings").replaceChildren(...refused.map(({ backend, why, message }) => {
+    const said = why === "wrong" ? "computes wrongly in this browser and was refused" : "did not start";
+    return Object.assign(document.createElement("p"), {
+      className: "warning", textContent: `${backend} ${said}: ${message}. The model runs on ${taken} instead.`,
+    });
+  }));
+}
+
+/** Keep what is shown, then look for something newer; `offline` tells the outcome. */
+async function stay(offline) {
+  const { keepOffline, update } = await import("./edgepress.mjs");
+  try {
+    const kept = await keepOffline(SITE);
+    offline(kept && navigator.serviceWorker ? "ready: this page opens without a network" : "not kept: that takes HTTPS and room on this device");
+    if (kept && (await update(SITE))) news();
+  } catch (error) {
+    if (error.code !== "network") offline(`the new version cannot be taken: ${error.message}`);
+  }
+}
+
+function news() {
+  const button = Object.assign(document.createElement("button"), { textContent: "Reload" });
+  button.addEventListener("click", () => location.reload());
+  at("news").replaceChildren("A new version is ready. ", button);
+  at("news").hidden = false;
+}
+
+// Not awaited: a browser that refuses the worker runs the model all the same, from the network.
+navigator.serviceWorker?.register("service-worker.js").catch((error) => console.info(`no offline use: ${error.message}`));
+start().catch(failed);
