@@ -5,9 +5,8 @@ import { el, json, latest, problem, rows } from "./dom.mjs";
 import { numbers } from "./golden.mjs";
 
 const PAD = 320; // pixels of the drawing, a side
-const PEN = 30;
-const FILLED = 0.9; // share of the input's side that a drawing takes
-const COARSE = 4; // a drawing is as soft as if it had this many times fewer pixels a side
+const PEN = 32; // with it a drawing that is cut to its ink has strokes as wide as a scan's
+const COARSE = 4; // a drawing has this many times fewer pixels a side, and is as soft as a scan
 const LUMA = [0.299, 0.587, 0.114]; // Rec. 601
 
 /** The input as an image: where its axes are; undefined where it is none. */
@@ -93,7 +92,7 @@ export async function show(model, root) {
         el("div", { class: "row" },
           ...(examples.length ? [el("button", { onclick: example }, "Example")] : []),
           ...(draws ? [el("button", { onclick: wipe }, "Clear")] : []),
-          file, el("label", { class: "button", for: "file" }, "Choose a picture")),
+          file, el("label", { class: "button", for: "file" }, "Open picture")),
         el("p", { class: "quiet" }, draws ? "Draw above, or drop or paste a picture." : "Or drop or paste a picture.")),
       el("div", {}, best, result, note,
         el("div", { class: "row" }, seen, el("div", { class: "quiet" }, `What the model sees: ${image.width} × ${image.height}. `,
@@ -130,36 +129,44 @@ function drawing(pad, brush, begin, look) {
   for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => (last = undefined));
 }
 
-/** The pad's pixels at the input's size; a drawing is cut to its ink, centred, and softened as a scan is. */
+const canvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height }).getContext("2d", { willReadFrequently: true });
+
+/** The pad's pixels at the input's size, as RGBA bytes. */
 function sampled(pad, { width, height }, isDrawing) {
-  const small = Object.assign(document.createElement("canvas"), { width, height });
-  const context = small.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
-  if (!isDrawing) context.drawImage(pad, 0, 0, width, height);
-  else {
-    const [left, top, wide, high] = ink(pad);
-    const scale = (FILLED * Math.min(width, height)) / Math.max(wide, high);
-    const [w, h] = [wide * scale, high * scale];
-    const coarse = Object.assign(document.createElement("canvas"), { width: width / COARSE, height: height / COARSE });
-    const soft = coarse.getContext("2d");
-    soft.imageSmoothingQuality = "high";
-    soft.scale(1 / COARSE, 1 / COARSE);
-    soft.drawImage(pad, left, top, wide, high, (width - w) / 2, (height - h) / 2, w, h);
-    context.drawImage(coarse, 0, 0, width, height);
+  const small = canvas(width, height);
+  small.imageSmoothingQuality = isDrawing ? "low" : "high"; // low is bilinear, which is right to enlarge
+  small.drawImage(isDrawing ? scanned(pad, Math.ceil(width / COARSE), Math.ceil(height / COARSE)) : pad, 0, 0, width, height);
+  return small.getImageData(0, 0, width, height).data;
+}
+
+/** A drawing as a coarse scan: cut to its ink, which fills it and is centred; a pixel is the mean of what it covers. */
+function scanned(pad, columns, lines) {
+  const { data } = pad.getContext("2d").getImageData(0, 0, PAD, PAD);
+  const [left, top, wide, high] = ink(data);
+  const step = Math.max(wide, high) / Math.min(columns, lines);
+  const [x0, y0] = [(columns * step - wide) / 2, (lines * step - high) / 2];
+  const sums = new Float64Array(columns * lines);
+  for (let y = 0; y < high; y++) {
+    for (let x = 0; x < wide; x++) {
+      sums[Math.floor((y0 + y) / step) * columns + Math.floor((x0 + x) / step)] += data[4 * ((top + y) * PAD + left + x)];
+    }
   }
-  return context.getImageData(0, 0, width, height).data;
+  const scan = canvas(columns, lines);
+  const picture = scan.createImageData(columns, lines);
+  sums.forEach((sum, i) => picture.data.set([sum, sum, sum].map((x) => x / step ** 2).concat(255), 4 * i));
+  scan.putImageData(picture, 0, 0);
+  return scan.canvas;
 }
 
 /** The box around what is drawn: left, top, width, height. */
-function ink(pad) {
-  const { data } = pad.getContext("2d").getImageData(0, 0, PAD, PAD);
-  let [left, top, right, bottom] = [PAD, PAD, 0, 0];
+function ink(rgba) {
+  let [left, top, right, bottom] = [PAD, PAD, 1, 1];
   for (let i = 0; i < PAD * PAD; i++) {
-    if (data[4 * i] < 64) continue;
+    if (rgba[4 * i] < 64) continue;
     const [x, y] = [i % PAD, Math.floor(i / PAD)];
     [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x + 1), Math.max(bottom, y + 1)];
   }
-  return [left, top, Math.max(1, right - left), Math.max(1, bottom - top)];
+  return [left, top, right - left, bottom - top];
 }
 
 /** RGBA bytes as the input: scaled and normalized in the terms of Hugging Face's image processors. */

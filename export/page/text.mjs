@@ -79,7 +79,7 @@ async function similarities(model, output, root) {
   };
 
   const pools = output.shape.length === 3 ? "This model gives a vector for each token; here they are averaged." : "";
-  root.replaceChildren(el("div", { class: "two" }, el("div", {}, list, add, note), el("div", {}, map, el("p", { class: "quiet" }, pools))));
+  root.replaceChildren(list, add, note, map, el("p", { class: "quiet" }, pools));
   SENTENCES.forEach(append);
   await compare();
 }
