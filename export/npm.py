@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -108,6 +109,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress" / "npm"
 
 
+def client() -> str | None:
+    """npm: that of the path, else the one that the extra `web` puts beside this Python."""
+    return shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
+
+
 def _is_right(package: Package, place: Path) -> bool:
     return all(
         (place / name).is_file() and hashlib.sha256((place / name).read_bytes()).hexdigest() == sha256
@@ -116,7 +122,7 @@ def _is_right(package: Package, place: Path) -> bool:
 
 
 def _fetch(package: Package, place: Path) -> None:
-    npm = shutil.which("npm")
+    npm = client()
     if npm is None:
         raise MissingExtra(
             "npm, with which a web build fetches onnxruntime-web (or name a folder: --ort-web DIR)", "web"

@@ -53,7 +53,7 @@ export const isFloat = ({ dtype }) => dtype.startsWith("float");
 
 export function inBytes(count) {
   const [scale, unit] = count < 1e6 ? [1e3, "kB"] : [1e6, "MB"];
-  return `${(count / scale).toPrecision(count / scale < 100 ? 3 : 4).replace(/\.0+$/, "")} ${unit}`;
+  return `${Number((count / scale).toPrecision(3))} ${unit}`;
 }
 
 export function inMs(ms) {

@@ -72,11 +72,15 @@ function warn(refused, taken) {
 async function stay(offline) {
   const { keepOffline, update } = await import("./edgepress.mjs");
   try {
-    const kept = await keepOffline(SITE);
-    offline(kept && navigator.serviceWorker ? "ready: this page opens without a network" : "not kept: that takes HTTPS and room on this device");
-    if (kept && (await update(SITE))) news();
+    const kept = (await keepOffline(SITE)) && navigator.serviceWorker;
+    offline(kept ? "ready: this page opens without a network" : "not kept: that takes HTTPS and room on this device");
   } catch (error) {
-    if (error.code !== "network") offline(`the new version cannot be taken: ${error.message}`);
+    return offline(`not kept: ${error.message}`);
+  }
+  try {
+    if (await update(SITE)) news();
+  } catch (error) {
+    if (error.code !== "network") offline(`ready; a new version is there, and was not taken: ${error.message}`);
   }
 }
 
