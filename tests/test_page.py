@@ -206,7 +206,7 @@ def test_the_facts_say_what_the_model_costs_here(browser: Browser, digits_site: 
         ready(page, address)
         wait_for_fact(page, "Offline", "ready")
         page.locator(".histogram svg rect").first.wait_for(state="attached")
-        assert fact(page, "Model").startswith("313 kB")
+        assert fact(page, "Model").startswith("311 kB")
         assert "first call" in fact(page, "Ready in")
         assert fact(page, "Runs on").startswith("wasm")
         assert "webgpu: the site was written without it" in fact(page, "Runs on")

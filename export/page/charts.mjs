@@ -1,12 +1,12 @@
 // Charts as elements that read well aloud: bars are a list, a heat map is a table, a histogram is a described picture.
 
-import { el, inMs } from "./dom.mjs";
+import { el, inMs, problem } from "./dom.mjs";
 import { numbers } from "./golden.mjs";
 
 const TOP = 5;
 
 /** The likeliest classes of logits [1, classes], as [name, share]; outputs that are shares already stay as they are. */
-export function ranked(tensor, names = []) {
+function ranked(tensor, names = []) {
   const scores = Array.from(numbers(tensor));
   const sum = scores.reduce((a, b) => a + b, 0);
   const areShares = scores.every((score) => score >= 0) && Math.abs(sum - 1) < 1e-3;
@@ -16,7 +16,22 @@ export function ranked(tensor, names = []) {
   return exponents.map((e, i) => [String(names[i] ?? `class ${i}`), e / total]).sort((a, b) => b[1] - a[1]).slice(0, TOP);
 }
 
-export function bars(found) {
+/** The class that is likeliest, in large, above the bars; `nodes` are to be shown, `tell(scores)` fills them. */
+export function verdict(names) {
+  const [best, result, note] = [el("p", { class: "best", "aria-live": "polite" }), el("div"), problem()];
+  const tell = (scores) => {
+    const found = ranked(scores, names);
+    best.textContent = found[0][0];
+    result.replaceChildren(bars(found));
+  };
+  const clear = (text) => {
+    best.textContent = "";
+    result.replaceChildren(el("p", { class: "quiet" }, text));
+  };
+  return { nodes: [best, result, note], note, tell, clear };
+}
+
+function bars(found) {
   return el("ol", { class: "bars" }, ...found.map(([name, share]) => {
     const fill = el("span", { class: "fill" });
     fill.style.width = `${100 * share}%`;
@@ -29,7 +44,7 @@ export function bars(found) {
 export function heatMap(names, values) {
   const head = el("tr", {}, el("td"), ...names.map((name, i) => el("th", { scope: "col", title: name }, String(i + 1))));
   const lines = values.map((line, i) => el("tr", {}, el("th", { scope: "row", title: names[i] }, String(i + 1)), ...line.map((value, j) => {
-    const cell = el("td", { title: `${names[i]} – ${names[j]}` }, value.toFixed(2));
+    const cell = el("td", { title: `${names[i]} – ${names[j]}` }, value.toFixed(2).replace(/^-(?=0\.00)/, ""));
     cell.style.setProperty("--heat", Math.max(0, Math.min(1, value)));
     return cell;
   })));

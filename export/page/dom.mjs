@@ -1,13 +1,13 @@
 // Small helpers of the views. Text is set as text, never as markup: a label may hold anything.
 
-/** An element: `onclick` and its like become listeners, what is false or undefined is left out, the rest is attributes. */
+/** An element: `onclick` and its like become listeners, the rest attributes; what is false or undefined is left out. */
 export function el(name, given = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(given)) {
     if (typeof value === "function") node.addEventListener(key.slice(2), value);
     else if (value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children);
+  node.append(...children.filter(Boolean));
   return node;
 }
 
@@ -39,17 +39,6 @@ export async function json(model, name) {
   const bytes = await model.asset(name);
   return bytes && JSON.parse(new TextDecoder().decode(bytes));
 }
-
-/** The rows of tensors along their first axis, each as a batch of one. */
-export function rows(tensors) {
-  const count = Math.min(...Object.values(tensors).map(({ shape }) => shape[0] ?? 1));
-  return Array.from({ length: count }, (_, i) => Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => {
-    const size = tensor.data.length / tensor.shape[0];
-    return [name, { ...tensor, shape: [1, ...tensor.shape.slice(1)], data: tensor.data.slice(i * size, (i + 1) * size) }];
-  })));
-}
-
-export const isFloat = ({ dtype }) => dtype.startsWith("float");
 
 export function inBytes(count) {
   const [scale, unit] = count < 1e6 ? [1e3, "kB"] : [1e6, "MB"];

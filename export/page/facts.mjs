@@ -11,19 +11,19 @@ const PATIENCE = 1500; // ms that a measurement may take, about
 export function show(model, root) {
   const { artifact, times, backend, threads, refused } = model;
   const size = artifact.files.filter(({ role }) => role === "model").reduce((sum, { bytes }) => sum + bytes, 0);
-  const came = model.downloaded ? `${inBytes(model.downloaded)} loaded` : "nothing loaded, all was kept";
+  const came = model.downloaded ? `${inBytes(model.downloaded)} loaded` : "all was kept from before";
   const offline = el("dd", {}, "keeping the files …");
   const steps = artifact.history.map(({ name, note }) => el("li", {}, el("b", {}, name), note && ` ${note}`));
   root.replaceChildren(
     el("h2", {}, "Facts"),
     el("dl", {}, ...[
-      ["Model", `${inBytes(size)}; ${came}`],
+      ["Model", `${inBytes(size)}; ${came}; every file verified`],
       ["Ready in", `${inMs(times.download + times.start)}: files ${inMs(times.download)}, engine ${inMs(times.start)}; first call ${inMs(times.firstRun)}`],
       ["Runs on", `${backend}, ${threads === 1 ? "1 thread" : `${threads} threads`}`, ...refused.map(({ backend: other, message }) => el("small", {}, `${other}: ${message}`))],
       ["Checked", tested(model)],
     ].flatMap(([term, ...told]) => [el("dt", {}, term), el("dd", {}, ...told)]), el("dt", {}, "Offline"), offline),
     latency(model),
-    ...(steps.length ? [el("details", {}, el("summary", {}, "What was done to it"), el("ol", {}, ...steps))] : []),
+    el("details", { hidden: !steps.length }, el("summary", {}, "What was done to it"), el("ol", {}, ...steps)),
   );
   return (text) => (offline.textContent = text);
 }

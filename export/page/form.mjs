@@ -1,29 +1,22 @@
 // Any other model: a form made from the manifest's ports.
 
-import { el, isFloat, latest, problem } from "./dom.mjs";
+import { el, latest, problem } from "./dom.mjs";
 import { numbers } from "./golden.mjs";
 import { DTYPES, inWords, size } from "./tensors.mjs";
 
 const SHOWN = 12; // values of an output
+const HALF = 0x3800; // the bits of 0.5 as float16
 
 export const fits = () => true;
 
-/** A tensor of zeros or of random values: floats from -1 to 1, integers 0 and 1, which every table of indices has. */
+/** A tensor of zeros or of random values: floats from -1 to 1, integers 0 or 1, which every table of indices has. */
 export function filled({ dtype, shape }, axes, random = false) {
   const sizes = shape.map((axis) => (typeof axis === "string" ? (axes[axis] ?? 1) : axis));
   const [, Kind] = DTYPES[dtype];
-  const value = isFloat({ dtype }) ? () => 2 * Math.random() - 1 : () => Math.round(Math.random());
-  const wide = Kind === BigInt64Array || Kind === BigUint64Array;
-  const exact = (x) => (wide ? BigInt(x) : dtype === "float16" ? bits(x) : x);
+  const coin = () => Math.round(Math.random());
+  const value = { float32: () => 2 * Math.random() - 1, float64: () => 2 * Math.random() - 1, float16: () => HALF * coin() }[dtype] ?? coin;
+  const exact = Kind === BigInt64Array || Kind === BigUint64Array ? BigInt : Number;
   return { dtype, shape: sizes, data: Kind.from({ length: size(sizes) }, () => exact(random ? value() : 0)) };
-}
-
-/** The bits of a float16 nearest to zero from a number between -1 and 1. */
-function bits(x) {
-  const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(x) || 2 ** -24)));
-  const scaled = Math.abs(x) / 2 ** exponent; // from 1 to 2, below 1 for the smallest
-  const fraction = scaled < 1 ? Math.floor(scaled * 1024) : ((exponent + 15) << 10) + Math.floor((scaled - 1) * 1024);
-  return (x < 0 ? 0x8000 : 0) | fraction;
 }
 
 export async function show(model, root) {
@@ -48,7 +41,7 @@ export async function show(model, root) {
   const sizes = el("fieldset", {}, el("legend", {}, "Free axes"), el("p", { class: "quiet" }, "For zeros and random values."),
     ...free.map((axis) => el("label", { for: `axis ${axis}` }, axis, " ", axes[axis])));
   root.replaceChildren(el("div", { class: "two" },
-    el("form", { onsubmit: submit }, el("h2", {}, "Inputs"), ...ports.map(({ node }) => node), ...(free.length ? [sizes] : []), el("button", { class: "main" }, "Run")),
+    el("form", { onsubmit: submit }, el("h2", {}, "Inputs"), ...ports.map(({ node }) => node), free.length && sizes, el("button", { class: "main" }, "Run")),
     el("div", {}, result, note)));
   await run();
 }

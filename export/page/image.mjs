@@ -1,11 +1,11 @@
 // Images: draw one, drop, paste or choose one, and see the classes.
 
-import { bars, ranked } from "./charts.mjs";
-import { el, json, latest, problem, rows } from "./dom.mjs";
+import { verdict } from "./charts.mjs";
+import { el, json, latest } from "./dom.mjs";
 import { numbers } from "./golden.mjs";
 
-const PAD = 320; // pixels of the drawing, a side
-const PEN = 32; // with it a drawing that is cut to its ink has strokes as wide as a scan's
+const PAD = 320; // pixels of the drawing, a side, or as many as the input has
+const PEN = 0.1; // of the side: a drawing that is cut to its ink then has strokes as wide as a scan's
 const COARSE = 4; // a drawing has this many times fewer pixels a side, and is as soft as a scan
 const LUMA = [0.299, 0.587, 0.114]; // Rec. 601
 
@@ -25,22 +25,21 @@ export const fits = (model) => imageOf(model) !== undefined && model.outputs[0].
 export async function show(model, root) {
   const image = imageOf(model);
   const [names, config, cases] = await Promise.all([json(model, "labels.json"), json(model, "preprocessor_config.json"), model.golden()]);
-  const examples = cases.flatMap(({ inputs }) => rows(inputs));
+  const examples = cases.flatMap(({ inputs }) => rows(inputs[image.port.name]));
   const draws = image.channels === 1;
-  const pad = el("canvas", { class: "pad", width: PAD, height: PAD, role: "img" });
+  const side = Math.max(PAD, image.width, image.height);
+  const pad = el("canvas", { class: draws ? "pad draws" : "pad", width: side, height: side, role: "img" });
   const brush = pad.getContext("2d", { willReadFrequently: true });
   const seen = el("canvas", { class: "seen", width: image.width, height: image.height, role: "img", "aria-label": "What the model sees" });
-  const [best, result, note] = [el("p", { class: "best", "aria-live": "polite" }), el("div"), problem()];
+  const answer = verdict(names);
   const invert = el("input", { type: "checkbox", onchange: () => look() });
   let [holds, next] = ["nothing", 0]; // what the pad holds: nothing, an example, a picture or a drawing
 
   const classify = latest(async (tensor) => {
     paint(seen, tensor, image);
     const outputs = await model.run({ [image.port.name]: tensor });
-    const found = ranked(outputs[model.outputs[0].name], names);
-    best.textContent = found[0][0];
-    result.replaceChildren(bars(found));
-  }, note);
+    answer.tell(outputs[model.outputs[0].name]);
+  }, answer.note);
 
   const hold = (what, label) => {
     holds = what;
@@ -48,58 +47,61 @@ export async function show(model, root) {
   };
   const wipe = () => {
     brush.fillStyle = "#000";
-    brush.fillRect(0, 0, PAD, PAD);
+    brush.fillRect(0, 0, side, side);
     hold("nothing", "Empty: draw here");
-    best.textContent = "";
-    result.replaceChildren(el("p", { class: "quiet" }, draws ? "Draw something." : "Drop, paste or choose a picture."));
+    answer.clear(draws ? "Draw something." : "Drop, paste or open a picture.");
     seen.getContext("2d").clearRect(0, 0, image.width, image.height);
   };
   const look = () => holds !== "nothing" && classify(tensorOf(image, sampled(pad, image, holds === "drawing"), config, invert.checked));
   const example = () => {
-    const tensor = examples[next++ % examples.length][image.port.name];
+    const tensor = examples[next++ % examples.length];
     paint(seen, tensor, image);
-    brush.drawImage(seen, 0, 0, PAD, PAD);
+    brush.drawImage(seen, 0, 0, side, side);
     hold("example", "A sample that came with the model");
     return classify(tensor);
   };
   const open = async (file) => {
     try {
       const picture = await createImageBitmap(file);
-      const side = Math.min(picture.width, picture.height); // the middle square
+      const { width, height } = picture;
+      const cut = Math.min(width, height); // the middle square
       wipe();
-      brush.drawImage(picture, (picture.width - side) / 2, (picture.height - side) / 2, side, side, 0, 0, PAD, PAD);
+      brush.drawImage(picture, (width - cut) / 2, (height - cut) / 2, cut, cut, 0, 0, side, side);
       hold("picture", file.name || "The picture");
       await look();
     } catch (error) {
-      note.textContent = `${file.name || "This"} cannot be opened as a picture; choose a PNG, JPEG or WebP file`;
+      answer.note.textContent = `${file.name || "This"} cannot be opened as a picture; choose a PNG, JPEG or WebP file`;
     }
   };
 
-  const file = el("input", { type: "file", accept: "image/*", id: "file", onchange: () => file.files[0] && open(file.files[0]) });
-  addEventListener("paste", ({ clipboardData }) => clipboardData.files[0] && open(clipboardData.files[0]));
-  addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
-  });
-  if (draws) {
-    drawing(pad, brush, () => holds !== "drawing" && (wipe(), hold("drawing", "Your drawing")), look);
-    pad.classList.add("draws");
+  const file = el("input", { type: "file", accept: "image/*", id: "file", onchange: () => open(file.files[0]) });
+  for (const event of ["dragover", "drop", "paste"]) {
+    addEventListener(event, (happened) => {
+      const [dropped] = (happened.dataTransfer ?? happened.clipboardData).files;
+      if (happened.type !== "paste") happened.preventDefault(); // else the browser would leave the page for the picture
+      if (dropped) open(dropped);
+    });
   }
+  if (draws) drawing(pad, brush, () => holds !== "drawing" && (wipe(), hold("drawing", "Your drawing")), look);
   root.replaceChildren(
     el("div", { class: "two" },
       el("div", {}, pad,
         el("div", { class: "row" },
-          ...(examples.length ? [el("button", { onclick: example }, "Example")] : []),
-          ...(draws ? [el("button", { onclick: wipe }, "Clear")] : []),
+          examples.length && el("button", { onclick: example }, "Example"), draws && el("button", { onclick: wipe }, "Clear"),
           file, el("label", { class: "button", for: "file" }, "Open picture")),
         el("p", { class: "quiet" }, draws ? "Draw above, or drop or paste a picture." : "Or drop or paste a picture.")),
-      el("div", {}, best, result, note,
+      el("div", {}, ...answer.nodes,
         el("div", { class: "row" }, seen, el("div", { class: "quiet" }, `What the model sees: ${image.width} × ${image.height}. `,
-          config ? "Scaled as preprocessor_config.json says." : "Values from 0 to 1.",
-          ...(draws ? [el("label", { class: "check" }, invert, " dark on light: invert")] : []))))));
+          config ? "Scaled as preprocessor_config.json says." : `Values from 0 to ${image.port.dtype === "uint8" ? 255 : 1}.`,
+          draws && el("label", { class: "check" }, invert, " dark on light: invert"))))));
   wipe();
   if (examples.length) await example();
+}
+
+/** The rows of a tensor along its first axis, each as a batch of one. */
+function rows({ dtype, shape, data }) {
+  const size = data.length / shape[0];
+  return Array.from({ length: shape[0] }, (_, i) => ({ dtype, shape: [1, ...shape.slice(1)], data: data.slice(i * size, (i + 1) * size) }));
 }
 
 /** Strokes of mouse, pen or finger. */
@@ -107,11 +109,11 @@ function drawing(pad, brush, begin, look) {
   let last;
   const place = ({ clientX, clientY }) => {
     const { left, top, width } = pad.getBoundingClientRect();
-    return [((clientX - left) * PAD) / width, ((clientY - top) * PAD) / width];
+    return [((clientX - left) * pad.width) / width, ((clientY - top) * pad.width) / width];
   };
   const stroke = (event) => {
     if (!last) return;
-    Object.assign(brush, { strokeStyle: "#fff", lineWidth: PEN, lineCap: "round", lineJoin: "round" });
+    Object.assign(brush, { strokeStyle: "#fff", lineWidth: PEN * pad.width, lineCap: "round", lineJoin: "round" });
     brush.beginPath();
     brush.moveTo(...last);
     for (const point of event.getCoalescedEvents?.() ?? []) brush.lineTo(...place(point));
@@ -141,14 +143,14 @@ function sampled(pad, { width, height }, isDrawing) {
 
 /** A drawing as a coarse scan: cut to its ink, which fills it and is centred; a pixel is the mean of what it covers. */
 function scanned(pad, columns, lines) {
-  const { data } = pad.getContext("2d").getImageData(0, 0, PAD, PAD);
-  const [left, top, wide, high] = ink(data);
+  const { data, width } = pad.getContext("2d").getImageData(0, 0, pad.width, pad.height);
+  const [left, top, wide, high] = ink(data, width);
   const step = Math.max(wide, high) / Math.min(columns, lines);
   const [x0, y0] = [(columns * step - wide) / 2, (lines * step - high) / 2];
   const sums = new Float64Array(columns * lines);
   for (let y = 0; y < high; y++) {
     for (let x = 0; x < wide; x++) {
-      sums[Math.floor((y0 + y) / step) * columns + Math.floor((x0 + x) / step)] += data[4 * ((top + y) * PAD + left + x)];
+      sums[Math.floor((y0 + y) / step) * columns + Math.floor((x0 + x) / step)] += data[4 * ((top + y) * width + left + x)];
     }
   }
   const scan = canvas(columns, lines);
@@ -159,11 +161,11 @@ function scanned(pad, columns, lines) {
 }
 
 /** The box around what is drawn: left, top, width, height. */
-function ink(rgba) {
-  let [left, top, right, bottom] = [PAD, PAD, 1, 1];
-  for (let i = 0; i < PAD * PAD; i++) {
+function ink(rgba, side) {
+  let [left, top, right, bottom] = [side, side, 1, 1];
+  for (let i = 0; i < side * side; i++) {
     if (rgba[4 * i] < 64) continue;
-    const [x, y] = [i % PAD, Math.floor(i / PAD)];
+    const [x, y] = [i % side, Math.floor(i / side)];
     [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x + 1), Math.max(bottom, y + 1)];
   }
   return [left, top, right - left, bottom - top];

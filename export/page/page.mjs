@@ -1,5 +1,7 @@
-// The page: opens the model, shows what goes on, picks the view, keeps the site for offline use. What else it needs it
-// imports when it needs it, so that a file that is missing becomes a message and not a blank page.
+// The page: opens the model, shows what goes on, picks the view, keeps the site for offline use. Most of what it needs is
+// imported late, so that a file that is missing becomes a message and not a blank page.
+
+import { el, inBytes } from "./dom.mjs";
 
 const SITE = new URL("./", location.href);
 const VIEWS = ["image", "text", "form"]; // the first that fits; a form fits always
@@ -11,21 +13,12 @@ const TITLES = {
 const at = (id) => document.getElementById(id);
 
 function failed(error) {
-  const code = error?.code in TITLES ? error.code : "unexpected";
-  const card = document.createElement("section");
-  card.className = "card error";
-  card.setAttribute("role", "alert");
-  card.dataset.code = error?.code ?? code;
-  const add = (parent, name, text = "") => parent.appendChild(Object.assign(document.createElement(name), { textContent: text }));
-  add(card, "h2", TITLES[code] ?? "Something went wrong");
-  add(card, "p", error?.message ?? String(error));
-  add(card, "button", "Try again").addEventListener("click", () => location.reload());
-  const details = add(card, "details");
-  add(details, "summary", "Details");
   const causes = [];
-  for (let cause = error; cause; cause = cause.cause) causes.push(`${cause.code ?? cause.name}: ${cause.stack ?? cause.message ?? cause}`);
-  add(details, "pre", [...causes, navigator.userAgent, location.href].join("\n\n"));
-  at("status").replaceChildren(card);
+  for (let cause = error; cause; cause = cause.cause) causes.push(`${cause.code ?? cause.name}: ${cause.stack ?? cause.message}`);
+  at("status").replaceChildren(el("section", { class: "card error", role: "alert" },
+    el("h2", {}, TITLES[error?.code] ?? "Something went wrong"), el("p", {}, error?.message ?? String(error)),
+    el("button", { onclick: () => location.reload() }, "Try again"),
+    el("details", {}, el("summary", {}, "Details"), el("pre", {}, [...causes, navigator.userAgent, location.href].join("\n\n")))));
   at("status").hidden = false;
 }
 
@@ -35,7 +28,7 @@ addEventListener("unhandledrejection", (event) => failed(event.reason));
 const PHASES = { start: "Starting the engine", "self-test": "Checking its answers" };
 
 async function start() {
-  const [{ load }, { inBytes }] = await Promise.all([import("./edgepress.mjs"), import("./dom.mjs")]);
+  const { load } = await import("./edgepress.mjs");
   at("status").querySelector(".late")?.remove();
   const model = await load(SITE, {
     onProgress: ({ phase, loaded, total, backend }) => {
@@ -62,9 +55,7 @@ async function start() {
 function warn(refused, taken) {
   at("warnings").replaceChildren(...refused.map(({ backend, why, message }) => {
     const said = why === "wrong" ? "computes wrongly in this browser and was refused" : "did not start";
-    return Object.assign(document.createElement("p"), {
-      className: "warning", textContent: `${backend} ${said}: ${message}. The model runs on ${taken} instead.`,
-    });
+    return el("p", { class: "warning" }, `${backend} ${said}: ${message}. The model runs on ${taken} instead.`);
   }));
 }
 
@@ -78,17 +69,12 @@ async function stay(offline) {
     return offline(`not kept: ${error.message}`);
   }
   try {
-    if (await update(SITE)) news();
+    if (!(await update(SITE))) return;
+    at("news").replaceChildren("A new version is ready. ", el("button", { onclick: () => location.reload() }, "Reload"));
+    at("news").hidden = false;
   } catch (error) {
     if (error.code !== "network") offline(`ready; a new version is there, and was not taken: ${error.message}`);
   }
-}
-
-function news() {
-  const button = Object.assign(document.createElement("button"), { textContent: "Reload" });
-  button.addEventListener("click", () => location.reload());
-  at("news").replaceChildren("A new version is ready. ", button);
-  at("news").hidden = false;
 }
 
 // Not awaited: a browser that refuses the worker runs the model all the same, from the network.

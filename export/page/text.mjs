@@ -1,7 +1,7 @@
 // Texts: sentences and how near their meanings are, or one text and its classes.
 
-import { bars, heatMap, ranked } from "./charts.mjs";
-import { el, isFloat, json, latest, problem } from "./dom.mjs";
+import { heatMap, verdict } from "./charts.mjs";
+import { el, json, latest, problem } from "./dom.mjs";
 import { numbers } from "./golden.mjs";
 
 const PAUSE = 200; // ms without a key before the model runs
@@ -15,7 +15,7 @@ const reads = (model) => model.inputs.some(({ name }) => name === "input_ids") &
 
 // A sentence's vector, its tokens' vectors, or scores; undefined where there is none of them.
 function outputOf({ outputs }) {
-  const floats = outputs.filter(isFloat);
+  const floats = outputs.filter(({ dtype }) => dtype.startsWith("float"));
   const rank = (count) => floats.find(({ shape }) => shape.length === count);
   return floats.find(({ name }) => name === "sentence_embedding") ?? rank(2) ?? rank(3);
 }
@@ -29,16 +29,14 @@ export async function show(model, root) {
 }
 
 async function classes(model, output, names, root) {
-  const [best, result, note] = [el("p", { class: "best", "aria-live": "polite" }), el("div"), problem()];
+  const answer = verdict(names);
   const area = el("textarea", { rows: 4, "aria-label": "Text" });
   area.value = SENTENCES[0];
   const classify = latest(async () => {
-    const found = ranked((await model.run(await model.tokenize(area.value)))[output.name], names);
-    best.textContent = found[0][0];
-    result.replaceChildren(bars(found));
-  }, note);
+    answer.tell((await model.run(await model.tokenize(area.value)))[output.name]);
+  }, answer.note);
   area.addEventListener("input", afterPause(classify));
-  root.replaceChildren(el("div", { class: "two" }, area, el("div", {}, best, result, note)));
+  root.replaceChildren(el("div", { class: "two" }, area, el("div", {}, ...answer.nodes)));
   await classify();
 }
 
