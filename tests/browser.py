@@ -87,10 +87,11 @@ def watched(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("request", lambda sent: None if sent.url.startswith((address, "blob:", "data:")) else wrong.append(sent.url))
+    ours = (address, "blob:", "data:")
+    opened.on("request", lambda sent: None if sent.url.startswith(ours) else wrong.append(sent.url))
     yield page
     opened.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 def ready(page: Page, address: str) -> Page:
