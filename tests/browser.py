@@ -1,4 +1,4 @@
-"""What the tests of web builds share: a real browser, hosts that fail as real ones do, and sites with a fault in them."""
+"""What the tests of web builds share: a real browser, hosts that fail as real ones do, sites with a fault in them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A site on other people's hosts, in a real browser: without a network, without headers, slow, damaged, wrong, updated."""
+"""A site on other people's hosts, in a real browser: without network or headers, slow, damaged, wrong, updated."""
 
 import json
 import re
@@ -97,7 +97,9 @@ def test_a_slow_network_shows_how_far_it_is(browser: Browser, digits_site: Path)
     host.pause_s = 0.05
     with host.running() as address, watched(browser, address) as page:
         page.goto(address)
-        page.wait_for_function("[document.querySelector('#bar').value].some((share) => share > 0.1 && share < 0.9)")
+        page.wait_for_function(
+            "() => [document.querySelector('#bar').value].some((share) => share > 0.1 && share < 0.9)"
+        )
         assert re.fullmatch(r"Loading: [\d.]+ (kB|MB) of [\d.]+ MB", page.locator("#phase").inner_text())
         host.pause_s = 0.0
         page.wait_for_selector(READY)
