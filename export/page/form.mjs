@@ -23,7 +23,7 @@ export async function show(model, root) {
   const [golden] = await model.golden();
   const [result, note] = [el("div", { class: "outputs", "aria-live": "polite" }), problem()];
   const free = [...new Set(model.inputs.flatMap(({ shape }) => shape.filter((axis) => typeof axis === "string")))];
-  const axes = Object.fromEntries(free.map((axis) => [axis, el("input", { type: "number", min: 1, value: 1, id: `axis ${axis}` })]));
+  const axes = Object.fromEntries(free.map((axis) => [axis, el("input", { type: "number", min: 1, value: 1, id: `axis-${axis}` })]));
   const ports = model.inputs.map((port) => field(port, golden));
   const lengths = () => Object.fromEntries(free.map((axis) => [axis, Math.max(1, Number(axes[axis].value) || 1)]));
 
@@ -39,7 +39,7 @@ export async function show(model, root) {
     run();
   };
   const sizes = el("fieldset", {}, el("legend", {}, "Free axes"), el("p", { class: "quiet" }, "For zeros and random values."),
-    ...free.map((axis) => el("label", { for: `axis ${axis}` }, axis, " ", axes[axis])));
+    ...free.map((axis) => el("label", { for: `axis-${axis}` }, axis, " ", axes[axis])));
   root.replaceChildren(el("div", { class: "two" },
     el("form", { onsubmit: submit }, el("h2", {}, "Inputs"), ...ports.map(({ node }) => node), free.length && sizes, el("button", { class: "main" }, "Run")),
     el("div", {}, result, note)));
@@ -51,7 +51,7 @@ function field(port, golden) {
   const sample = golden?.inputs[port.name];
   const kinds = { ...(sample && { golden: "the sample of the model" }), zeros: "zeros", random: "random values", typed: "typed values" };
   const area = el("textarea", { rows: 3, hidden: true, "aria-label": `${port.name} as JSON`, placeholder: "[[1, 2, 3]]", spellcheck: "false" });
-  const select = el("select", { id: `fill ${port.name}`, onchange: () => (area.hidden = select.value !== "typed") },
+  const select = el("select", { id: `fill-${port.name}`, onchange: () => (area.hidden = select.value !== "typed") },
     ...Object.entries(kinds).map(([value, text]) => el("option", { value }, text)));
   const value = (axes) => {
     if (select.value === "golden") return sample;
