@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def measure(
     refuse_other_formats([artifact.format for artifact in artifacts], device)
     tell = on_progress or (lambda text: None)
     earlier = {row.path: row for row in known}
-    judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]
+    judged = [_judged(artifact, device, score, earlier.get(artifact.path), tell) for artifact in artifacts]
     timings, alone = _times(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
         _row(artifact, device, timing, figures, *verdict, earlier.get(artifact.path))
@@ -138,19 +139,31 @@ def deflated(artifact: Artifact) -> int:
 
 
 def _judged(
-    artifact: Artifact, score: Score | None, earlier: Row | None, tell: Progress
+    artifact: Artifact, device: Device, score: Score | None, earlier: Row | None, tell: Progress
 ) -> tuple[Mapping[str, float] | None, SelfTest | None]:
-    """Score and self-test of an artifact, by this machine's engine."""
+    """Score and self-test of an artifact: in the browser where that is the device, else by this machine's engine."""
     if earlier is not None:
         return earlier.score, earlier.selftest
     golden = artifact.asset(GOLDEN) is not None
     if score is None and not golden:
         return None, None
     tell(f"judging {artifact.name}")
+    with _opened(artifact, device) as model:
+        figures = None if score is None else {name: float(value) for name, value in score(model).items()}
+        return figures, model.selftest() if golden else None
+
+
+@contextmanager
+def _opened(artifact: Artifact, device: Device) -> Iterator[LoadedModel]:
+    """The artifact, open to be judged from here."""
+    if device.link == "browser":
+        from .browser import open_in_browser
+
+        with open_in_browser(artifact, backends=device.units, threads=device.threads) as model:
+            yield model
+        return
     # samples mostly come one by one: more threads took twice the time, and sums in another order on each machine
-    model = load(artifact.path, threads=1)
-    figures = None if score is None else {name: float(value) for name, value in score(model).items()}
-    return figures, model.selftest() if golden else None
+    yield load(artifact.path, threads=1)
 
 
 def _times(
@@ -235,7 +248,7 @@ def _doubts(
         yield Doubt("not-timed", text)
     else:
         yield from timing.doubts
-    if device.link != "local" and (score is not None or selftest is not None):
+    if device.link not in ("local", "browser") and (score is not None or selftest is not None):
         yield Doubt("judged-here", f"score and self-test are from this machine's engine, not from {device.name}")
     if selftest is not None and not selftest.passed:
         seen = f"{selftest.difference:.1e}, tolerance {selftest.tolerance:.1e}"

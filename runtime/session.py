@@ -204,17 +204,21 @@ def _opened(artifact: Artifact, how: _How, *, replays: bool = False) -> LoadedMo
     if how.verify and artifact.bare and artifact.format in _TRIALS:
         _TRIALS[artifact.format](artifact.model)
     engine = start(artifact.model, threads=how.threads, providers=how.providers, **how.settings)
-    fits = {port.name: _fit(port) for port in engine.inputs}
     if language:
         from .language import LanguageModel  # it is a LoadedModel
 
-        model = LanguageModel(artifact, engine, fits)
+        model = LanguageModel(artifact, engine, _fits(engine))
     else:
-        model = LoadedModel(artifact, engine, fits)
+        model = opened(artifact, engine)
     replays = replays or (how.verify and artifact.format in _REPLAYED)
     if replays and artifact.asset(GOLDEN) is not None:
         _refuse_wrong(model)
     return model
+
+
+def opened(artifact: Artifact, engine: Engine) -> LoadedModel:
+    """An artifact around an engine that has opened it already, wherever that computes."""
+    return LoadedModel(artifact, engine, _fits(engine))
 
 
 def providers(format_: str) -> tuple[str, ...]:
@@ -229,6 +233,10 @@ def _refuse_wrong(model: LoadedModel) -> None:
             f"{model.artifact.path} computes wrongly here: its golden samples come out {seen.difference:.1e} apart, "
             f"{seen.tolerance:.0e} is allowed; install another version of the engine"
         )
+
+
+def _fits(engine: Engine) -> dict[str, _Fit]:
+    return {port.name: _fit(port) for port in engine.inputs}
 
 
 def _fit(port: Port) -> _Fit:
