@@ -139,7 +139,7 @@ def _doubts(engine: BrowserEngine) -> Iterator[Doubt]:
 def _counters() -> Counters:
     """The system's counters, with the browser's processor time as our own."""
     seen = counters()
-    return replace(seen, own=seen.own + sum(_seconds(pid) for pid in _descendants(os.getpid())))
+    return replace(seen, own=seen.own + sum(_seconds(pid) for pid in descendants(os.getpid())))
 
 
 def _tab_memory() -> int | None:
@@ -148,11 +148,11 @@ def _tab_memory() -> int | None:
     A browser's own `measureUserAgentSpecificMemory` took a minute, its limit, where threads of WebAssembly wait; it
     tells what there is at the moment, and nothing of the engine's compiled code.
     """
-    peaks = [_peak(pid) for pid in _descendants(os.getpid()) if b"--type=renderer" in _read(f"/proc/{pid}/cmdline")]
+    peaks = [_peak(pid) for pid in descendants(os.getpid()) if b"--type=renderer" in _read(f"/proc/{pid}/cmdline")]
     return max(peaks, default=0) or None  # the browser keeps a spare one, which is smaller
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
     """The processes that this one has started, and those that they have; none where there is no /proc."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
