@@ -268,12 +268,12 @@ async def _start(program: str | None, address: str, running: list[Any]) -> "Page
 
 
 def _no_browser(program: str | None, error: Exception) -> str:
-    if program is None:
+    if program is None and "Executable doesn't exist" in str(error):
         return (
             f"there is no Chromium here; install one (apt-get install chromium, or: playwright install chromium), "
             f"or name it in {VARIABLE}"
         )
-    return f"{program} does not start ({_first_line(error)}); name another browser in {VARIABLE}"
+    return f"{program or 'Chromium'} does not start ({_first_line(error)}); name another browser in {VARIABLE}"
 
 
 async def _stop(running: Sequence[Any]) -> None:
