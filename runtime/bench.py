@@ -82,7 +82,7 @@ def bench(
         cold_start_ms = cold_start_ms or _age_ms()
     alone = len(subjects) == 1
     with _quiet():
-        rounds = in_turn([partial(_block, subject.call) for subject in subjects], runs, limit_s)
+        rounds = in_turn([partial(block, subject.call) for subject in subjects], runs, limit_s)
     memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
     language = _language(subjects[0].model, limit_s) if alone else ()
     run = uuid.uuid4().hex
@@ -160,7 +160,7 @@ def _is_steady(blocks: Sequence[Sequence[tuple[float, ...]]]) -> bool:
     return bool(((high - low) / math.sqrt(medians.shape[1]) <= STEADY).all())
 
 
-def _block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
+def block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
     """Latencies in ms of `least` calls or more, until BLOCK_MS or BLOCK_CALLS; fewer where `limit_s` is over."""
     clock = time.perf_counter_ns
     settled = clock() + int(SETTLE_MS * 1e6)

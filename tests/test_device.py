@@ -32,8 +32,15 @@ def test_every_profile_is_complete_and_says_where_it_is_from(name):
     assert device.threads is None or device.threads > 0
 
 
-def test_the_profiles_are_host_and_the_raspberry_pis():
-    assert device_names() == ("host", "pi4", "pi5")
+def test_the_profiles_are_browser_host_and_the_raspberry_pis():
+    assert device_names() == ("browser", "host", "pi4", "pi5")
+
+
+def test_the_browser_is_on_this_machine_and_computes_as_webassembly_does():
+    browser, host = find_device("browser"), find_device("host")
+    assert (browser.cpu, browser.arch, browser.ram_mb) == (host.cpu, host.arch, host.ram_mb)
+    assert (browser.activation, browser.reduce_range) == ("uint8", False)
+    assert browser.link == "browser"
 
 
 def test_the_host_is_this_machine():
@@ -61,7 +68,7 @@ def test_a_profile_without_an_address_has_no_link():
 
 
 def test_an_unknown_device_lists_the_known_ones():
-    with pytest.raises(UnknownName, match=r"unknown device 'pi6'; known: host, local, pi4, pi5"):
+    with pytest.raises(UnknownName, match=r"unknown device 'pi6'; known: browser, host, local, pi4, pi5"):
         find_device("pi6")
 
 
@@ -71,7 +78,7 @@ def test_a_name_cannot_leave_the_folder_of_profiles():
 
 
 def test_an_address_with_an_unknown_scheme_names_the_links():
-    with pytest.raises(UnknownName, match=r"unknown link 'ssh'; known: local"):
+    with pytest.raises(UnknownName, match=r"unknown link 'ssh'; known: browser, local"):
         find_device("ssh://pi@10.0.0.7")
 
 
