@@ -9,6 +9,7 @@ the extra `browser` and npm, which brings transformers.js (300 MB, into out/peer
 
 import argparse
 import asyncio
+import gzip
 import os
 import shutil
 import socket
@@ -30,6 +31,7 @@ from playwright.async_api import Page, async_playwright
 
 from edgepress.compress.quantize import DynamicInt8
 from edgepress.compress.source import read_source
+from edgepress.devices import find_device
 from edgepress.devices.browser import find_chromium
 from edgepress.devices.serve import LOOPBACK, server
 from edgepress.export import npm
@@ -106,7 +108,7 @@ def made(folder: Path) -> tuple[Path, Path]:
     lines = folder / "texts.txt"
     lines.write_text("\n".join(line for kind in texts(16).values() for line in kind), encoding="utf-8")
     encoder = read_source(str(minilm()), lines)
-    small = DynamicInt8(reduce_range=False)(replace(encoder.model, name="minilm"), encoder.data)
+    small = DynamicInt8(reduce_range=find_device("browser").reduce_range)(replace(encoder.model, name="minilm"), encoder.data)
     return digits, export(small, "web", folder / "minilm").path
 
 
@@ -243,8 +245,6 @@ def flags() -> list[str]:
 
 
 def squeezed(path: Path) -> int:
-    import gzip
-
     return len(gzip.compress(path.read_bytes(), 6))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from edgepress.compress.quantize import DynamicInt8
 from edgepress.compress.source import read_source
+from edgepress.devices import find_device
 from edgepress.devices.browser import Browser, BrowserEngine, decoded, encoded, open_browser, open_in_browser
 from edgepress.devices.browser_bench import descendants
 from edgepress.export.formats import export
@@ -209,7 +210,7 @@ def test_a_real_text_encoder_in_int8_computes_what_it_computes_here(minilm, tmp_
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"A sentence about the number {i}." for i in range(32)), encoding="utf-8")
     task = read_source(str(minilm), texts)
-    site = export(DynamicInt8(reduce_range=False)(task.model, task.data), "web", tmp_path / "site")
+    site = export(DynamicInt8(reduce_range=find_device("browser").reduce_range)(task.model, task.data), "web", tmp_path / "site")
     inputs = {
         "input_ids": np.arange(1000, 1015, dtype=np.int64)[None],
         "attention_mask": np.ones((1, 15), np.int64),
