@@ -45,37 +45,42 @@ PEER = "@huggingface/transformers@4.3.1"
 # The page's part: every way to open the file is a call without arguments.
 SCRIPT = """
 async ({ threads, inputs, peer, name }) => {
-  const ids = Object.fromEntries(Object.entries(inputs).map(([port, numbers]) => [port, BigInt64Array.from(numbers, BigInt)]));
+  const map = (values, how) => Object.fromEntries(Object.entries(values).map(([key, value]) => [key, how(value)]));
+  const ids = map(inputs, (numbers) => BigInt64Array.from(numbers, BigInt));
   const shape = [1, Object.values(inputs)[0].length], calls = {};
 
   const { load } = await import("/site/edgepress.mjs");
   const model = await load("/site/", { backends: [threads > 1 ? "wasm-threads" : "wasm"], threads });
-  const given = Object.fromEntries(Object.entries(ids).map(([port, data]) => [port, { data, shape }]));
+  const given = map(ids, (data) => ({ data, shape }));
   calls.ours = () => model.run(given);
 
   const ort = await import("/ort/dist/ort.wasm.min.mjs");
-  ort.env.wasm.wasmPaths = "/ort/dist/";
-  ort.env.wasm.numThreads = threads;
+  Object.assign(ort.env.wasm, { wasmPaths: "/ort/dist/", numThreads: threads });
   const session = await ort.InferenceSession.create("/site/model.onnx");
-  const feeds = Object.fromEntries(Object.entries(ids).map(([port, data]) => [port, new ort.Tensor("int64", data, shape)]));
-  calls.plain = async () => { for (const tensor of Object.values(await session.run(feeds))) { await tensor.getData(); tensor.dispose(); } };
+  const feeds = map(ids, (data) => new ort.Tensor("int64", data, shape));
+  calls.plain = async () => {
+    for (const tensor of Object.values(await session.run(feeds))) {
+      await tensor.getData();
+      tensor.dispose();
+    }
+  };
 
   let trouble = "";
   if (peer) try {
     const { AutoModel, Tensor, env } = await import("/peer/@huggingface/transformers/dist/transformers.min.js");
-    Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath: "/models/", useBrowserCache: false, useWasmCache: false });
-    env.backends.onnx.wasm.wasmPaths = "/peer/onnxruntime-web/dist/";
-    env.backends.onnx.wasm.numThreads = threads;
+    Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath: "/models/" });
+    Object.assign(env, { useBrowserCache: false, useWasmCache: false });
+    Object.assign(env.backends.onnx.wasm, { wasmPaths: "/peer/onnxruntime-web/dist/", numThreads: threads });
     const theirs = await AutoModel.from_pretrained(name, { dtype: "q8", device: "wasm" });
-    const tensors = Object.fromEntries(Object.entries(ids).map(([port, data]) => [port, new Tensor("int64", data, shape)]));
+    const tensors = map(ids, (data) => new Tensor("int64", data, shape));
     calls.theirs = async () => Object.values(await theirs(tensors)).map((tensor) => tensor.data);
   } catch (error) { trouble = String(error?.message ?? error); }
 
-  globalThis.block = async (which, calls_) => {
+  globalThis.block = async (which, count) => {
     for (const end = performance.now() + 20; performance.now() < end;) await calls[which]();
     const begun = performance.now();
-    for (let i = 0; i < calls_; i++) await calls[which]();
-    return (performance.now() - begun) / calls_;
+    for (let i = 0; i < count; i++) await calls[which]();
+    return (performance.now() - begun) / count;
   };
   return { names: Object.keys(calls), trouble, ran: [model.backend, model.threads], difference: model.difference };
 }
@@ -108,7 +113,9 @@ def made(folder: Path) -> tuple[Path, Path]:
     lines = folder / "texts.txt"
     lines.write_text("\n".join(line for kind in texts(16).values() for line in kind), encoding="utf-8")
     encoder = read_source(str(minilm()), lines)
-    small = DynamicInt8(reduce_range=find_device("browser").reduce_range)(replace(encoder.model, name="minilm"), encoder.data)
+    small = DynamicInt8(reduce_range=find_device("browser").reduce_range)(
+        replace(encoder.model, name="minilm"), encoder.data
+    )
     return digits, export(small, "web", folder / "minilm").path
 
 
@@ -164,14 +171,15 @@ async def visited(address: str, count: list[int]) -> tuple[int, int]:
     return seen[0], seen[1]
 
 
-async def calls(
-    site: Path, peer: Path | None, folder: Path, rounds: int, block: int
-) -> tuple[list[Figure], str]:
+async def calls(site: Path, peer: Path | None, folder: Path, rounds: int, block: int) -> tuple[list[Figure], str]:
     """Milliseconds a call of each way to run the file, by one thread and by all; natively in the same rounds."""
     figures, trouble = [], ""
     native = load(site, threads=1)
     ports = [port.name for port in native.inputs]
-    inputs = {name: list(range(1000, 1000 + TOKENS)) if name == "input_ids" else [int("mask" in name)] * TOKENS for name in ports}
+    inputs = {
+        name: list(range(1000, 1000 + TOKENS)) if name == "input_ids" else [int("mask" in name)] * TOKENS
+        for name in ports
+    }
     arrays = {name: np.array([numbers], np.int64) for name, numbers in inputs.items()}
     folders = {"": site, "site": site, "ort": npm.from_cache(npm.ORT), "models": models(site, folder)}
     if peer is not None:
@@ -189,7 +197,9 @@ async def calls(
                 figures += compared(taken, threads, told, rounds, block)
                 await browser.close()
     (here,) = in_turn([lambda: native(**arrays)], rounds=rounds, block=block)
-    figures.append(Figure("natively, 1 thread", quartiles(1e3 * here, "ms", 2), how="edgepress.runtime, after the browser"))
+    figures.append(
+        Figure("natively, 1 thread", quartiles(1e3 * here, "ms", 2), how="edgepress.runtime, after the browser")
+    )
     return figures, trouble
 
 

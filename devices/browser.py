@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -280,10 +280,8 @@ async def _stop(running: Sequence[Any]) -> None:
     from playwright.async_api import Error
 
     for chromium in running[1:]:
-        try:
+        with suppress(Error):  # it has ended by itself
             await chromium.close()
-        except Error:  # it has ended by itself
-            pass
     for playwright in running[:1]:
         await playwright.stop()
 

@@ -20,8 +20,20 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.artifact import Artifact, read_artifact
-from ..runtime.bench import BLOCK_CALLS, BLOCK_MS, LIMIT_S, SETTLE_MS, Block
-from ..runtime.bench import batch_of, in_turn, inputs_of, main, read_inputs, refuse_nothing, with_doubts
+from ..runtime.bench import (
+    BLOCK_CALLS,
+    BLOCK_MS,
+    LIMIT_S,
+    SETTLE_MS,
+    Block,
+    batch_of,
+    in_turn,
+    inputs_of,
+    main,
+    read_inputs,
+    refuse_nothing,
+    with_doubts,
+)
 from ..runtime.machine import Counters, Doubt, counters, disturbance, this_machine
 from ..runtime.session import LoadedModel
 from ..runtime.timing import Timing

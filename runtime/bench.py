@@ -136,7 +136,7 @@ def in_turn(
     """Blocks of latencies in ms, of each artifact one a round, until each has its runs or the time is up.
 
     A taker gives a block: of so many calls at least, in so many seconds at most. All runs are had after the first
-    ROUNDS[0]; where other programs make the ratios vary, up to ROUNDS[1] follow. `idle` waits until the one before rests.
+    ROUNDS[0]; where other programs make the ratios vary, up to ROUNDS[1] follow. `idle` waits until the last one rests.
     """
     first, most = (min(count, runs) for count in ROUNDS)
     blocks: list[list[tuple[float, ...]]] = [[] for _ in takers]

@@ -19,7 +19,8 @@ from edgepress.export.model import Web
 from edgepress.runtime.artifact import Artifact
 
 needs_chromium = pytest.mark.skipif(
-    not any(map(shutil.which, CHROMIUMS)), reason="NO CHROMIUM: nothing of the browser is tested; apt-get install chromium"
+    not any(map(shutil.which, CHROMIUMS)),
+    reason="NO CHROMIUM: nothing of the browser is tested; apt-get install chromium",
 )
 
 KINDS = {"half": TensorProto.FLOAT16, "flag": TensorProto.BOOL, "long": TensorProto.INT64, "byte": TensorProto.UINT8}
@@ -40,7 +41,9 @@ def kinds_site(folder: Path) -> Artifact:
     ports = [[helper.make_tensor_value_info(f"{name}{end}", kind, ["n", 2]) for name, kind in KINDS.items()]
              for end in ("", "_back")]  # fmt: skip
     graph = helper.make_graph(nodes, "kinds", *ports)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "kinds.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "kinds.onnx"
+    )
     return site_of(folder / "kinds.onnx", folder / "site", Web())
 
 

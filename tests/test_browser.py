@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,7 +209,9 @@ def test_a_real_text_encoder_in_int8_computes_what_it_computes_here(minilm, tmp_
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"A sentence about the number {i}." for i in range(32)), encoding="utf-8")
     task = read_source(str(minilm), texts)
-    site = export(DynamicInt8(reduce_range=find_device("browser").reduce_range)(task.model, task.data), "web", tmp_path / "site")
+    site = export(
+        DynamicInt8(reduce_range=find_device("browser").reduce_range)(task.model, task.data), "web", tmp_path / "site"
+    )
     inputs = {
         "input_ids": np.arange(1000, 1015, dtype=np.int64)[None],
         "attention_mask": np.ones((1, 15), np.int64),
@@ -224,5 +225,3 @@ def test_a_real_text_encoder_in_int8_computes_what_it_computes_here(minilm, tmp_
         assert seen.passed
         for name, array in model(**inputs).items():
             assert difference(array, here(**inputs)[name]) <= site.tolerance
-
-

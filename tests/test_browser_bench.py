@@ -106,7 +106,9 @@ def test_inputs_that_do_not_fit_are_told_in_one_line(site: Artifact, tmp_path: P
 def test_other_formats_and_other_programs_are_refused(make_artifact):
     with pytest.raises(UnsupportedError, match="browser does not run the format 'onnx'; it runs: web"):
         measure([make_artifact("base")], find_device("browser"))
-    with pytest.raises(DeviceError, match=r"a browser does not run -m http\.server; it runs: edgepress\.runtime\.bench"):
+    with pytest.raises(
+        DeviceError, match=r"a browser does not run -m http\.server; it runs: edgepress\.runtime\.bench"
+    ):
         connect("browser").run(["-m", "http.server"], 10)
 
 

@@ -51,7 +51,9 @@ def test_a_bare_file_has_a_precision_too(linear: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [None, 1000])
-def test_a_web_build_has_that_of_its_model_in_one_piece_or_in_parts(model: Model, most: int | None, tmp_path: Path) -> None:
+def test_a_web_build_has_that_of_its_model_in_one_piece_or_in_parts(
+    model: Model, most: int | None, tmp_path: Path
+) -> None:
     made = replace(DynamicInt8(smooth=0.0)(model, data_of(model.example)), web=Web(max_file=most))
     artifact = export(made, "web", tmp_path / "web")
     assert (artifact.model.name == "model.onnx") == (most is None)
