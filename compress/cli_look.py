@@ -80,12 +80,16 @@ def run(
 @click.option(
     "--runs", default=100, show_default=True, type=click.IntRange(1), metavar="N", help="Timed runs, at least."
 )
-@options.threads
+@click.option("--threads", metavar="N|best", help="Threads of the engine, or the best count for the last artifact.")
+@click.option("--batch", default="", metavar="N,N", help="Throughput of the last one by batch: 1,4,16.")
+@click.option("--repeat", default=0, metavar="N", help="Bench in N more processes: how far p50 lies apart.")
+@click.option("--sustain", default="", metavar="TIME", help="Run the last one without a pause: 5m. Heat, throttling.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.html, .md and .json there.")
 @options.json
 def report(
     artifacts: tuple[Path, ...], compare: tuple[Path, Path] | None, on: str, budget: str, task: str | None,
-    data: Path | None, inputs: Path | None, runs: int, threads: int | None, out: Path | None, as_json: bool,
+    data: Path | None, inputs: Path | None, runs: int, threads: str | None, batch: str, repeat: int, sustain: str,
+    out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
@@ -98,17 +102,21 @@ def report(
         return _compare(*compare, as_json)
     if not artifacts:
         raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
+    from ..devices.beyond import Wishes, beyond, with_best_threads
     from ..devices.budget_file import misses_of_groups, read_limits, words
     from ..devices.device import find_device
+    from ..devices.lasting import read_seconds
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
+    from ..devices.sweep import read_batches
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
 
     if out is not None:
         refuse_foreign(out)
     limits, device = read_limits(budget), find_device(on)
-    device = device if threads is None else replace(device, threads=threads)
+    device = device if threads in (None, "best") else replace(device, threads=_count(threads))
+    wishes = Wishes(read_batches(batch) if batch else (), repeat, read_seconds(sustain) if sustain else 0.0)
     folders = [members(path) for path in artifacts]
     opened = [[read_artifact(path) for path in paths] for paths in folders]
     names = [
@@ -118,7 +126,12 @@ def report(
     with progress(quiet=as_json) as tell:
         score = _score(task, data, tell)
         flat = [artifact for given in opened for artifact in given]
-        rows = iter(measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell))
+        tried = ()
+        if threads == "best":
+            device, tried = with_best_threads(flat[-1], device, inputs, tell)
+        seen = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        seen = (*seen[:-1], replace(seen[-1], tried=tried))
+        rows = iter(beyond(seen, flat, device, wishes, inputs, tell))
     groups = [(name, [next(rows) for _ in given]) for name, given in zip(names, opened, strict=True)]
     measured = tuple(row for _, group in groups for row in group)
     missed = misses_of_groups(groups, limits)
@@ -130,6 +143,12 @@ def report(
     if out is not None and not as_json:
         click.echo(f"written: {written(out)}")
     return FITS if result.fits else MISSED
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise click.UsageError(f"--threads {text}: expected a number from 1 on, or best.")
+    return int(text)
 
 
 def _compare(before: Path, after: Path, as_json: bool) -> int:

@@ -193,6 +193,17 @@ def test_verify_fails_with_1_where_the_outputs_are_others(artifact):
     assert edgepress("verify", artifact, "--json").json["passed"] is False
 
 
+def test_report_tries_threads_and_batches_repeats_and_runs_without_a_pause(linear):
+    said = edgepress("report", linear, "--runs", 3, "--threads", "best", "--batch", "1,2", "--repeat", 2,
+                     "--sustain", "1s", "--json")  # fmt: skip
+    assert said.code == 0
+    (row,) = said.json["rows"]
+    assert said.json["device"]["threads"] in [one["threads"] for one in row["tried"][:-2]]
+    assert [one["batch"] for one in row["tried"][-2:]] == [1, 2]
+    assert len(row["repeats"]) == 2
+    assert row["timing"]["sustained"]["runs"] > 0
+
+
 def test_report_measures_what_others_made_beside_our_own(artifact, linear, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.ones((1, 3), np.float32))
     said = edgepress("report", linear, artifact, "--runs", 20, "--threads", 1, "--input", tmp_path / "x.npz",
@@ -374,6 +385,10 @@ WRONG = [
     ("report linear.onnx changed", "changed/model.onnx has "),
     ("report linear.onnx --data nan.npz", "--data goes with --task, whose score it is for; name both or none."),
     ("report linear.onnx --input no.npz", "no.npz cannot be read as an .npz or .npy"),
+    ("report linear.onnx --threads 0", "--threads 0: expected a number from 1 on, or best."),
+    ("report linear.onnx --threads most", "--threads most: expected a number from 1 on, or best."),
+    ("report linear.onnx --batch 1;2", "--batch 1;2: expected numbers from 1 on with commas between, as 1,4,16"),
+    ("report linear.onnx --sustain long", "'long' is no time; expected one above 0 as 90s, 5m or 1h"),
     ("report linear.onnx --out theirs", "theirs/report.md is not a report of edgepress and would be lost"),
 ]
 
