@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import click
 
-from .cli_lists import devices, doctor, recipes
+from .cli_devices import devices
+from .cli_lists import doctor, recipes
 from .cli_look import inspect, report, run, verify
 from .cli_make import compress, explain, export
 from .cli_options import FITS, INTERRUPTED, UNREAD, WRONG

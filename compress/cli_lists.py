@@ -1,4 +1,4 @@
-"""The commands that list what there is: recipes, devices, doctor."""
+"""The commands that list what there is: recipes, doctor."""
 
 import click
 
@@ -16,21 +16,6 @@ def recipes(as_json: bool) -> int:
 
     tables = {name: recipe_table(name) for name in recipe_names()}
     click.echo(show.as_json(tables)) if as_json else show.recipes(tables)
-    return FITS
-
-
-@options.example("edgepress devices\nedgepress compress MODEL --on pi5")
-@click.command()
-@options.json
-def devices(as_json: bool) -> int:
-    """List the devices that a model is made for and measured on."""
-    from dataclasses import asdict
-
-    from ..devices.device import device_names, find_device
-    from . import show
-
-    found = {name: asdict(find_device(name)) for name in device_names()}
-    click.echo(show.as_json(found)) if as_json else show.devices(found)
     return FITS
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report, written
+from .cli_options import FITS, MISSED, compressing, show_report, show_reports, written
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
+    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5), several with commas, or a fleet.toml.
     ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
     the others are compared with; the budget is for the last, and for those that its file names. A family stands for
     each of its members. With --compare nothing is measured: two reports are read, and the exit code is 1 where
@@ -102,9 +103,11 @@ def report(
         return _compare(*compare, as_json)
     if not artifacts:
         raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
+    from ..devices.beside import refuse_foreign_list, save_all
     from ..devices.beyond import Wishes, beyond, with_best_threads
     from ..devices.budget_file import misses_of_groups, read_limits, words
-    from ..devices.device import find_device
+    from ..devices.device import Device, find_device
+    from ..devices.fleet import is_fleet, once, over_fleet, read_fleet
     from ..devices.lasting import read_seconds
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
@@ -112,37 +115,48 @@ def report(
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
 
+    several = is_fleet(on)
     if out is not None:
-        refuse_foreign(out)
-    limits, device = read_limits(budget), find_device(on)
-    device = device if threads in (None, "best") else replace(device, threads=_count(threads))
+        refuse_foreign_list(out) if several else refuse_foreign(out)
+    limits, targets = read_limits(budget), read_fleet(on) if several else find_device(on)
+    count = None if threads in (None, "best") else _count(threads)
     wishes = Wishes(read_batches(batch) if batch else (), repeat, read_seconds(sustain) if sustain else 0.0)
-    folders = [members(path) for path in artifacts]
-    opened = [[read_artifact(path) for path in paths] for paths in folders]
+    opened = [[read_artifact(member) for member in members(path)] for path in artifacts]
     names = [
         given[0].name if len(given) == 1 else path.resolve().name for path, given in zip(artifacts, opened, strict=True)
     ]
     limits.refuse_others(names)
-    with progress(quiet=as_json) as tell:
-        score = _score(task, data, tell)
+
+    def measured(device: Device, tell: Callable[[str], None]) -> Report:
+        device = device if count is None else replace(device, threads=count)
         flat = [artifact for given in opened for artifact in given]
         tried = ()
         if threads == "best":
             device, tried = with_best_threads(flat[-1], device, inputs, tell)
-        seen = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
-        seen = (*seen[:-1], replace(seen[-1], tried=tried))
-        rows = iter(beyond(seen, flat, device, wishes, inputs, tell))
-    groups = [(name, [next(rows) for _ in given]) for name, given in zip(names, opened, strict=True)]
-    measured = tuple(row for _, group in groups for row in group)
-    missed = misses_of_groups(groups, limits)
-    title = f"{names[-1]} on {device.name}"
-    result = Report(title, device, measured, words(limits, names[-1]), missed, ships=names[-1])
+        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        rows = (*rows[:-1], replace(rows[-1], tried=tried))
+        rows = beyond(rows, flat, device, wishes, inputs, tell)
+        left = iter(rows)
+        missed = misses_of_groups(
+            [(name, [next(left) for _ in given]) for name, given in zip(names, opened, strict=True)], limits
+        )
+        title = f"{names[-1]} on {device.name}"
+        return Report(title, device, rows, words(limits, names[-1]), missed, ships=names[-1])
+
+    with progress(quiet=as_json) as tell:
+        score = once(_score(task, data, tell))
+        result = measured(targets, tell) if isinstance(targets, Device) else over_fleet(targets, measured, tell)
+    if isinstance(result, Report):
+        if out is not None:
+            save(result, out)
+        show_report(result, as_json)
+        if out is not None and not as_json:
+            click.echo(f"written: {written(out)}")
+        return FITS if result.fits else MISSED
     if out is not None:
-        save(result, out)
-    show_report(result, as_json)
-    if out is not None and not as_json:
-        click.echo(f"written: {written(out)}")
-    return FITS if result.fits else MISSED
+        save_all(result, out)
+    show_reports(result, as_json)
+    return FITS if all(one.fits for one in result) else MISSED
 
 
 def _count(text: str) -> int:

@@ -1,7 +1,7 @@
 """What the commands share: options, exit codes, a report on the terminal, and the extra that is missing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,18 @@ def web_settings(webgpu: bool, max_file: str, ort_web: Path | None) -> "Web":
         return Web(parse_budget(f"size<{max_file}").size if max_file else None, ort_web, webgpu)
     except UsageError as error:
         raise UsageError(f"--max-file {max_file}: expected a size, as 25MB") from error
+
+
+def show_reports(reports: "Sequence[Report]", as_json: bool) -> None:
+    """Print the reports of several devices, as tables or as JSON."""
+    from ..devices.beside import render_all, to_json_list
+
+    if as_json:
+        click.echo(to_json_list(reports), nl=False)
+        return
+    from rich.console import Console
+
+    render_all(reports, Console())
 
 
 @contextmanager

@@ -20,7 +20,8 @@ Bench = Callable[..., Timing]
 def benching(artifacts: Sequence[Artifact], device: Device, inputs: Path | None = None) -> Iterator[Bench]:
     """Bring artifacts to a device; gives `bench(artifact, *arguments, seconds=...)`, whose arguments win over defaults.
 
-    `seconds` is how long the run is asked to last. Raises DeviceError where the device has no address, or fails.
+    `seconds` is how long the run is asked to last. Raises DeviceError where the device has no address, is
+    emulated, or fails.
 
     >>> with benching([artifact], find_device("host")) as bench:
     ...     bench(artifact, "--runs", "10").p50
@@ -28,6 +29,8 @@ def benching(artifacts: Sequence[Artifact], device: Device, inputs: Path | None 
     """
     if not device.link:
         raise DeviceError(f"nothing can be timed on {device.name}: its profile has no address; name another with --on")
+    if device.emulated:
+        raise DeviceError(f"{device.name} is emulated, whose speed says nothing; name a real device with --on")
     link = connect(device.link)
     try:
         paths = {artifact.path: link.put(artifact.path) for artifact in artifacts}

@@ -1,17 +1,20 @@
 """Device: what a model is made for and measured on: a profile by name, or an address."""
 
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any
 
-from ..runtime.errors import UnknownName, UsageError
+from ..runtime.errors import DeviceError, UnknownName, UsageError
 from ..runtime.machine import saturates, this_machine
-from .links import LINKS
+from .emulated import BOARDS, SCHEME
+from .links import LINKS, connect
 
 _PACKAGE = "edgepress.devices"
 _ALIASES = {"local": "host"}
+_ANSWER_S = 60.0
 # The activation type that the processor's int8 kernels are fast at. ONNX Runtime's int8 convolutions with int8
 # activations were 5 to 9 times slower than with uint8 on x86-64 (ONNX Runtime 1.32, AVX512-VNNI).
 _ACTIVATIONS = {"x86_64": "uint8", "amd64": "uint8", "aarch64": "int8", "arm64": "int8"}
@@ -57,6 +60,11 @@ class Device:
     sources: tuple[str, ...] = ()
     npu: Npu | None = None
 
+    @property
+    def emulated(self) -> bool:
+        """True where no board computes, but a program that stands in for one: nothing is timed there."""
+        return self.link.startswith(f"{SCHEME}://")
+
 
 def device_names() -> tuple[str, ...]:
     """The names of all profiles."""
@@ -65,21 +73,73 @@ def device_names() -> tuple[str, ...]:
 
 
 def find_device(name: str) -> Device:
-    """The device of a profile's name; `local` is another name for `host`.
+    """The device of a profile's name, or of an address, which is asked what it is; `local` is another name for `host`.
 
-    Raises UnknownName for a name without a profile, and for an address (`ssh://...`) whose scheme has no link.
+    Raises UnknownName for a name without a profile, and for an address whose scheme has no link; DeviceError where the
+    device cannot be reached.
 
     >>> find_device("pi5").activation
     'int8'
+    >>> find_device("ssh://pi@raspberrypi.local").cpu
+    'Raspberry Pi 5 Model B Rev 1.0'
     """
-    scheme, mark, _ = name.partition("://")
-    if mark and scheme not in LINKS:
-        raise UnknownName("link", scheme, LINKS)
-    name = _ALIASES.get(scheme, name)
-    if name not in device_names():
+    check_name(name)
+    if name in _ALIASES or "://" not in name:
+        name = _ALIASES.get(name, name)
+        text = (resources.files(_PACKAGE) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
+        return read_profile(name, text)
+    scheme, _, rest = name.partition("://")
+    return _emulated(name, rest) if scheme == SCHEME else _asked(name)
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownName where this is no profile's name, and no address that a link is for. Nobody is contacted."""
+    scheme, mark, rest = name.partition("://")
+    if not mark and name not in (*device_names(), *_ALIASES):
         raise UnknownName("device", name, (*device_names(), *_ALIASES))
-    text = (resources.files(_PACKAGE) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
-    return read_profile(name, text)
+    if mark and (scheme not in LINKS or scheme == "local"):
+        raise UnknownName("link", scheme, LINKS)
+    if mark and scheme == SCHEME and rest not in BOARDS:
+        raise UnknownName("emulated board", rest, BOARDS)
+
+
+def unreached(name: str, address: str) -> Device:
+    """What stands for a device that could not be reached: nothing is known of it."""
+    return Device(name, "unknown", "unknown", None, None, (), (), "", link=address)
+
+
+def _asked(address: str) -> Device:
+    """The device at an address, by what it tells of itself."""
+    link = connect(address)
+    try:
+        said = link.run(["-m", "edgepress.runtime.about"], _ANSWER_S)
+    finally:
+        link.close()
+    try:
+        told = json.loads(said)
+        machine, arch = told["machine"], told["machine"]["arch"]
+        return Device(
+            name=address.partition("://")[2].partition("/")[0],
+            cpu=machine["cpu"],
+            arch=arch,
+            ram_mb=machine["ram_mb"],
+            threads=None,
+            formats=tuple(told["formats"]),
+            units=("cpu",),
+            activation=_ACTIVATIONS.get(arch.lower(), "uint8"),
+            reduce_range=told["saturates"],
+            link=address,
+            description=f"{machine['system']}, Python {machine['python']}",
+            sources=("the device itself: /proc, /sys",),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeviceError(f"{address} did not tell what it is ({error!r}); set it up again") from error
+
+
+def _emulated(address: str, board: str) -> Device:
+    connect(address).close()  # what is not set up is told now, not after minutes of compressing
+    name = f"{board} (emulated)"
+    return replace(find_device(board), name=name, formats=("onnx",), threads=1, link=address)
 
 
 def read_profile(name: str, text: str) -> Device:

@@ -1,16 +1,16 @@
 """Links: how a file reaches a device, and how a program runs there."""
 
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..runtime.errors import DeviceError, UnknownName
+from .board import open_board
+from .emulated import open_emulated
+from .process import call, last_line
 
 
 class Link(Protocol):
@@ -29,7 +29,7 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """Drop the connection, and what was brought to the device."""
+        """Drop the connection. What was brought stays in the device's folder, where a second push finds it."""
         ...
 
 
@@ -45,64 +45,27 @@ class Local:
 
     def run(self, arguments: Sequence[str], timeout: float) -> str:
         """Run this Python with `arguments`, without the current folder on its path."""
-        command = [sys.executable, "-P", *arguments]
-        pipe = subprocess.PIPE
-        with (
-            _holding_ctrl_c() as release,
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process,
-        ):
-            try:
-                release()
-                output, errors = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired as error:
-                process.kill()
-                raise DeviceError(f"no answer from this machine in {timeout:g} s; the program was ended") from error
-            except BaseException:  # Ctrl-C too: no process is left behind
-                process.kill()
-                process.wait()  # on Ctrl-C the end of `with` waits for a quarter of a second only
-                raise
-        if process.returncode:
-            raise DeviceError(_why(process.returncode, errors))
-        return output
+        try:
+            done = call([sys.executable, "-P", *arguments], timeout)
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(f"no answer from this machine in {timeout:g} s; the program was ended") from error
+        if done.code < 0:
+            raise DeviceError(f"the program was killed by signal {-done.code} on this machine; is the memory enough?")
+        if done.code:
+            raise DeviceError(last_line(done))
+        return done.output
 
     def close(self) -> None:
         """Nothing to drop."""
 
 
-# Scheme of an address -> what opens it: Link(address).
-LINKS: dict[str, Callable[[str], Link]] = {"local": Local}
+# Scheme of an address -> what opens it.
+LINKS: dict[str, Callable[[str], Link]] = {"local": Local, "ssh": open_board, "emu": open_emulated}
 
 
 def connect(address: str) -> Link:
-    """Open the link of an address: `local`, later `ssh://pi@10.0.0.7`. Raises UnknownName for another scheme."""
+    """Open the link of an address: `local`, `ssh://pi@10.0.0.7`, `emu://pi5`. Raises UnknownName for another scheme."""
     scheme = address.partition("://")[0]
     if scheme not in LINKS:
         raise UnknownName("link", scheme, LINKS)
     return LINKS[scheme](address)
-
-
-@contextmanager
-def _holding_ctrl_c() -> Iterator[Callable[[], None]]:
-    """Until `release` is called Ctrl-C waits: it must not come while a process is started that nobody knows of yet."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    pressed: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number)) or signal.default_int_handler
-
-    def release() -> None:
-        signal.signal(signal.SIGINT, usual)
-        if pressed and usual is not signal.SIG_IGN:
-            raise KeyboardInterrupt
-
-    try:
-        yield release
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-def _why(code: int, errors: str) -> str:
-    if code < 0:
-        return f"the program was killed by signal {-code} on this machine; is the memory enough?"
-    lines = errors.strip().splitlines()
-    return lines[-1] if lines else f"the program ended with exit code {code} and said nothing"

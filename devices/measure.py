@@ -11,6 +11,7 @@ from ..runtime.artifact import GOLDEN, Artifact, Step, describe
 from ..runtime.errors import DeviceError, UnsupportedError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
+from ..runtime.selftest import from_json as read_selftests
 from ..runtime.session import LoadedModel, load
 from ..runtime.timing import LanguageTiming, Timing, from_json
 from .device import Device
@@ -19,6 +20,7 @@ from .sweep import Tried
 
 Score = Callable[[LoadedModel], Mapping[str, float]]
 Progress = Callable[[str], None]
+_Seen = tuple[Timing | None, "Alone | None", SelfTest | None]
 
 TIMEOUT_S = 600.0  # per artifact: a bench ends by itself long before, unless the device hangs
 
@@ -89,11 +91,12 @@ def measure(
 ) -> tuple[Row, ...]:
     """Judge and time artifacts: each alone in a fresh process, then all in turn in one, so that `speed` may compare.
 
-    `score` judges the open model, here; `inputs` is an `.npz` with the inputs of a call, otherwise the first golden
-    sample is run. `known` are rows of an earlier call: an artifact's figures alone, its score and its self-test are
-    taken from there, for only the latencies in turn have to be of one run. `on_progress` is told what happens next.
-    A device without an address is not timed: the rows say so, and never hold another machine's figures. Raises
-    UnsupportedError for a format that the device does not run, DeviceError where the device fails.
+    Golden samples are replayed where the files run; `score` judges the open model, here. `inputs` is an `.npz` with the
+    inputs of a call, otherwise the first golden sample is run. `known` are rows of an earlier call: an artifact's
+    figures alone, its score and its self-test are taken from there, for only the latencies in turn have to be of one
+    run. `on_progress` is told what happens next.
+    A device without an address is not timed, nor is an emulated one: the rows say so, and never hold another machine's
+    figures. Raises UnsupportedError for a format that the device does not run, DeviceError where the device fails.
 
     >>> base, small = measure([artifact, smaller], find_device("host"))
     >>> speed(small.timing, base.timing).median
@@ -102,11 +105,12 @@ def measure(
     refuse_other_formats([artifact.format for artifact in artifacts], device)
     tell = on_progress or (lambda text: None)
     earlier = {row.path: row for row in known}
-    judged = [_judged(artifact, score, earlier.get(artifact.path), tell) for artifact in artifacts]
-    timings, alone = _times(artifacts, device, runs, inputs, earlier, tell)
+    here = device.link in ("", "local")
+    judged = [_judged(artifact, score, earlier.get(artifact.path), tell, here=here) for artifact in artifacts]
+    seen = _seen(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
-        _row(artifact, device, timing, figures, *verdict, earlier.get(artifact.path))
-        for artifact, timing, figures, verdict in zip(artifacts, timings, alone, judged, strict=True)
+        _row(artifact, device, timing, figures, verdict, replayed or selftest, earlier.get(artifact.path))
+        for artifact, (timing, figures, replayed), (verdict, selftest) in zip(artifacts, seen, judged, strict=True)
     )
 
 
@@ -145,12 +149,12 @@ def deflated(artifact: Artifact) -> int:
 
 
 def _judged(
-    artifact: Artifact, score: Score | None, earlier: Row | None, tell: Progress
+    artifact: Artifact, score: Score | None, earlier: Row | None, tell: Progress, *, here: bool
 ) -> tuple[Mapping[str, float] | None, SelfTest | None]:
-    """Score and self-test of an artifact, by this machine's engine."""
+    """Score of an artifact by this machine's engine, and its self-test where it runs `here`."""
     if earlier is not None:
         return earlier.score, earlier.selftest
-    golden = artifact.asset(GOLDEN) is not None
+    golden = here and artifact.asset(GOLDEN) is not None
     if score is None and not golden:
         return None, None
     tell(f"judging {artifact.name}")
@@ -160,34 +164,72 @@ def _judged(
     return figures, model.selftest() if golden else None
 
 
-def _times(
+def _seen(
     artifacts: Sequence[Artifact],
     device: Device,
     runs: int,
     inputs: Path | None,
     earlier: Mapping[Path, Row],
     tell: Progress,
-) -> tuple[Sequence[Timing | None], Sequence[Alone | None]]:
+) -> Sequence[_Seen]:
+    """What the device tells of each: its latencies in turn, its figures alone, its self-test where that is not here."""
     if not device.link:
-        return [None] * len(artifacts), [None] * len(artifacts)
+        return [(None, None, None)] * len(artifacts)
     link = connect(device.link)
     try:
+        if device.link != "local":
+            tell(f"sending {', '.join(artifact.name for artifact in artifacts)}")
         paths = [link.put(artifact.path) for artifact in artifacts]
+        selftests = _selftests(link, artifacts, paths, device, earlier, tell)
+        if device.emulated:
+            return [(None, None, one) for one in selftests]
         settings = _settings(device, None if inputs is None else link.put(inputs))
-        if len(paths) == 1:
-            tell(f"timing {artifacts[0].name} in a process of its own")
-            timings = _bench(link, paths, runs, settings)
-            return timings, [_alone(timings[0])]
-        alone = []
-        for artifact, path in zip(artifacts, paths, strict=True):
-            row = earlier.get(artifact.path)
-            if row is None:
-                tell(f"timing {artifact.name} in a process of its own")
-            alone.append(_alone(_bench(link, [path], 1, settings)[0]) if row is None else row.alone)
-        tell(f"timing {', '.join(artifact.name for artifact in artifacts)} in turn")
-        return _bench(link, paths, runs, settings), alone
+        timings, alone = _times(link, artifacts, paths, runs, settings, earlier, tell)
+        return list(zip(timings, alone, selftests, strict=True))
     finally:
         link.close()
+
+
+def _selftests(
+    link: Link,
+    artifacts: Sequence[Artifact],
+    paths: Sequence[str],
+    device: Device,
+    earlier: Mapping[Path, Row],
+    tell: Progress,
+) -> Sequence[SelfTest | None]:
+    new = [path for a, path in zip(artifacts, paths, strict=True) if a.path not in earlier and a.asset(GOLDEN)]
+    if device.link == "local" or not new:
+        return [None] * len(artifacts)
+    tell("replaying the golden samples")
+    found = read_selftests(link.run(["-m", "edgepress.runtime.selftest", *new], TIMEOUT_S * len(new)))
+    if len(found) != len(new):
+        raise DeviceError(f"the device gave {len(found)} self-tests for {len(new)} artifacts; set it up again")
+    by_path = dict(zip(new, found, strict=True))
+    return [by_path.get(path) for path in paths]
+
+
+def _times(
+    link: Link,
+    artifacts: Sequence[Artifact],
+    paths: Sequence[str],
+    runs: int,
+    settings: Sequence[str],
+    earlier: Mapping[Path, Row],
+    tell: Progress,
+) -> tuple[Sequence[Timing], Sequence[Alone | None]]:
+    if len(paths) == 1:
+        tell(f"timing {artifacts[0].name} in a process of its own")
+        timings = _bench(link, paths, runs, settings)
+        return timings, [_alone(timings[0])]
+    alone = []
+    for artifact, path in zip(artifacts, paths, strict=True):
+        row = earlier.get(artifact.path)
+        if row is None:
+            tell(f"timing {artifact.name} in a process of its own")
+        alone.append(_alone(_bench(link, [path], 1, settings)[0]) if row is None else row.alone)
+    tell(f"timing {', '.join(artifact.name for artifact in artifacts)} in turn")
+    return _bench(link, paths, runs, settings), alone
 
 
 def _settings(device: Device, inputs: str | None) -> list[str]:
@@ -239,13 +281,18 @@ def _row(
 def _doubts(
     device: Device, timing: Timing | None, score: Mapping[str, float] | None, selftest: SelfTest | None
 ) -> Iterator[Doubt]:
-    if timing is None:
+    if device.emulated:
+        text = f"emulated, not a measurement: {device.name} computes what the board does, and its speed says nothing"
+        yield Doubt("emulated", text)
+    elif timing is None:
         text = f"nothing was timed on {device.name}: its profile has no address; give one to measure it there"
         yield Doubt("not-timed", text)
     else:
         yield from timing.doubts
-    if device.link != "local" and (score is not None or selftest is not None):
-        yield Doubt("judged-here", f"score and self-test are from this machine's engine, not from {device.name}")
+    judged = [*(["score"] if score is not None else []), *(["self-test"] if selftest and not device.link else [])]
+    if device.link != "local" and judged:
+        text = f"{' and '.join(judged)} from this machine's engine, not from {device.name}"
+        yield Doubt("judged-here", text)
     if selftest is not None and not selftest.passed:
         seen = f"{selftest.difference:.1e}, tolerance {selftest.tolerance:.1e}"
         yield Doubt("self-test", f"the outputs differ from the golden ones ({seen}); do not ship this file")

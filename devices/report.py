@@ -40,7 +40,7 @@ class Report:
     """What a model costs on a device: the first row is the baseline. `budget` and `misses` are in words.
 
     `ships` is the name of the row that ships, or of the family whose members' rows do; `misses` what it misses of the
-    budget; `idle` are the passes that found nothing to do.
+    budget; `idle` are the passes that found nothing to do; `failure` says why there are no rows of this device.
     """
 
     title: str
@@ -50,11 +50,12 @@ class Report:
     misses: tuple[str, ...] = ()
     ships: str = ""
     idle: tuple[str, ...] = ()
+    failure: str = ""
 
     @property
     def fits(self) -> bool:
-        """True where nothing of the budget is missed."""
-        return not self.misses
+        """True where the device was measured, and nothing of the budget is missed."""
+        return not self.misses and not self.failure
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def from_json(text: str) -> Report:
         device: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["device"].items()}
         rows = tuple(_row(row) for row in raw["rows"])
         words = {key: tuple(raw[key]) for key in ("misses", "idle")}
-        return Report(raw["title"], Device(**device), rows, raw["budget"], ships=raw["ships"], **words)
+        return Report(raw["title"], Device(**device), rows, raw["budget"], ships=raw["ships"],
+                      failure=raw.get("failure", ""), **words)  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"this is no report of edgepress ({error!r}); expected a report.json") from error
 
@@ -115,6 +117,8 @@ def to_markdown(report: Report) -> str:
             "points", ""]  # fmt: skip
     table = [list(vars(cells(row, report.rows[0])).values()) for row in report.rows]
     lines = [f"# {report.title}", "", where(report), ""]
+    if report.failure:
+        return "\n".join([*lines, f"**failed** {in_markdown(report.failure)}"]) + "\n"
     lines += [markdown_line(head), markdown_line(["---", *["---:"] * (len(head) - 2), "---"])]
     lines += [*(markdown_line(line) for line in table), "", LEGEND]
     for title, items in sections(report):
@@ -129,6 +133,9 @@ def render(report: Report, console: "Console") -> None:
 
     console.print(Text(report.title, style="bold"))
     console.print(Text(where(report), style="dim"))
+    if report.failure:
+        console.print(Text.assemble(("failed ", "red"), report.failure))
+        return
     console.print(_table(report))
     console.print(Text(LEGEND, style="dim"))
     for title, items in sections(report):
@@ -159,7 +166,7 @@ def _table(report: Report) -> "Table":
 def cells(row: Row, base: Row) -> Cells:
     """A row's figures in words, beside the baseline's."""
     alone = row.alone or Alone(None, None, None, None)
-    times, spread = _speed(row, base)
+    times, spread = speed_words(row, base)
     score, points = _score(row, base)
     return Cells(
         name=row.name,
@@ -183,7 +190,7 @@ def _status(row: Row) -> str:
     return ("kept" if row.kept else "undone") if row.why else ""
 
 
-def _speed(row: Row, base: Row) -> tuple[str, str]:
+def speed_words(row: Row, base: Row) -> tuple[str, str]:
     """How many times as fast as the baseline, with quartiles; only where both were timed in one run."""
     if row.timing is None or base.timing is None:
         return NONE, ""
@@ -281,6 +288,8 @@ def _doubt_lines(rows: tuple[Row, ...]) -> Iterator[str]:
 def where(report: Report) -> str:
     """The device, and how the models were run on it."""
     device, timings = report.device, [row.timing for row in report.rows if row.timing is not None]
+    if report.failure:
+        return device.link or device.name
     words = [f"{device.name}: {device.cpu}, {device.arch}"]
     if timings:
         first = timings[0]

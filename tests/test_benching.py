@@ -37,3 +37,11 @@ def test_what_goes_wrong_there_is_told_in_a_line(make_artifact):
         pytest.raises(DeviceError, match=r"^a batch of 0; expected 1 or more, and an input with a free first axis"),
     ):
         bench(artifact, "--batch", "0")
+
+
+def test_an_emulated_device_is_refused_for_its_speed_says_nothing(make_artifact):
+    with (
+        pytest.raises(DeviceError, match=r"pi5 \(emulated\) is emulated, whose speed says nothing; name a real device"),
+        benching([make_artifact("one")], find_device("emu://pi5")),
+    ):
+        pass

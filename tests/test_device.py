@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from edgepress.devices import Device, device_names, find_device
-from edgepress.devices.device import read_profile
-from edgepress.runtime.errors import UnknownName, UsageError
+from edgepress.devices.device import read_profile, unreached
+from edgepress.runtime.errors import DeviceError, UnknownName, UsageError
 from edgepress.runtime.session import ENGINES
+
+from .boards import running_board
 
 PROFILE = """
 cpu = "four cores"
@@ -71,8 +73,39 @@ def test_a_name_cannot_leave_the_folder_of_profiles():
 
 
 def test_an_address_with_an_unknown_scheme_names_the_links():
-    with pytest.raises(UnknownName, match=r"unknown link 'ssh'; known: local"):
-        find_device("ssh://pi@10.0.0.7")
+    for address, scheme in (("carrier://roof", "carrier"), ("local://x", "local")):
+        with pytest.raises(UnknownName, match=rf"unknown link '{scheme}'; known: emu, local, ssh"):
+            find_device(address)
+    with pytest.raises(UnknownName, match=r"unknown emulated board 'pi9'; known: pi4, pi5"):
+        find_device("emu://pi9")
+
+
+def test_a_board_tells_what_it_is(tmp_path):
+    with running_board(tmp_path) as board:
+        board.ready()
+        device, host = find_device(board.address()), find_device("host")
+        assert device.name == f"127.0.0.1:{board.port}"
+        assert (device.cpu, device.arch, device.ram_mb) == (host.cpu, host.arch, host.ram_mb)
+        assert device.activation == host.activation
+        assert device.reduce_range == host.reduce_range
+        assert "onnx" in device.formats
+        assert device.link == board.address()
+        assert not device.emulated
+
+
+def test_a_board_that_tells_something_else_is_refused(tmp_path):
+    with running_board(tmp_path) as board:
+        python = board.ready() / "venv" / "bin" / "python"
+        python.unlink()
+        python.write_text("#!/bin/sh\necho hello\n")
+        python.chmod(0o755)
+        with pytest.raises(DeviceError, match=r"did not tell what it is .* set it up again"):
+            find_device(board.address())
+
+
+def test_a_device_that_was_not_reached_is_known_by_its_name_alone():
+    device = unreached("kitchen", "ssh://pi@kitchen")
+    assert (device.name, device.link, device.cpu, device.formats) == ("kitchen", "ssh://pi@kitchen", "unknown", ())
 
 
 def test_a_profile_is_read():

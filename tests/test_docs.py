@@ -20,6 +20,7 @@ AFTER = {
     "runtime": ("command-line",),
     "report": ("command-line",),
     "measuring": ("command-line",),
+    "devices": ("command-line",),
     "onnx-files": ("command-line",),
     "placement": ("command-line",),
 }
