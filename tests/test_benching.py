@@ -42,6 +42,6 @@ def test_what_goes_wrong_there_is_told_in_a_line(make_artifact):
 def test_an_emulated_device_is_refused_for_its_speed_says_nothing(make_artifact):
     with (
         pytest.raises(DeviceError, match=r"pi5 \(emulated\) is emulated, whose speed says nothing; name a real device"),
-        benching([make_artifact("one")], find_device("emu://pi5")),
+        benching([make_artifact("one")], replace(find_device("host"), name="pi5 (emulated)", link="emu://pi5")),
     ):
         pass
