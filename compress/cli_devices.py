@@ -79,14 +79,13 @@ def probe(address: str, out: Path, seconds: float, threads: int | None) -> int:
     """
     from ..devices.device import find_device
     from ..runtime.files import write_text
-    from ..runtime.probe import from_json, to_json
+    from ..runtime.probe import to_json
 
-    if out.exists():
-        from_json(out.read_text(encoding="utf-8", errors="replace"))  # another file is not replaced
     device = find_device(address)
     with progress(quiet=False) as tell, compressing():
-        from .probing import probe_on
+        from .probing import probe_on, refuse_foreign
 
+        refuse_foreign(out)
         found = probe_on(device if threads is None else replace(device, threads=threads), seconds=seconds, tell=tell)
     write_text(out, to_json(found) + "\n")
     click.echo(f"written: {out} ({len(found.points)} kernels on {found.machine.cpu})")

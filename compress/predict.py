@@ -2,9 +2,9 @@
 
     ms(node) = overhead + work / throughput(kind, precision, reuse, weights) + bytes of the weights / bandwidth
 
-The throughput is that of the probe's kernels that are nearest in log2(reuse) and log2(weights). Bytes count only where a
-model has more weights than the kernels have, at the bandwidth of an array as large as all of them. The graph is taken as
-the engine fuses it. What it would be as int8 or int4 is predicted by another throughput for the products that have
+The throughput is that of the probe's kernels that are nearest in log2(reuse) and log2(weights). Bytes count only where
+a model has more weights than the kernels have, at the bandwidth of an array as large as all of them. The graph is taken
+as the engine fuses it. What it would be as int8 or int4 is predicted by another throughput for the products that have
 constant weights.
 
 A roofline (Williams, Waterman and Patterson, 2009) would take the larger of the two terms; it was 59 % too fast for
@@ -83,7 +83,7 @@ class Prediction:
 def predict(path: Path, probe: Probe) -> Prediction:
     """The latency of an artifact or a bare ONNX file on the probe's machine, for its first golden sample.
 
-    Raises UnsupportedError for another format, and for branches and loops; EngineError where the file does not run here.
+    Raises UnsupportedError for another format and for branches and loops, EngineError where the file does not run here.
 
     >>> predict(Path("out/digits-fp32"), probe).ms
     {'as is': 0.41, 'int8': 0.24, 'int4': 0.41}
@@ -98,7 +98,7 @@ def predict(path: Path, probe: Probe) -> Prediction:
         shapes = all_shapes(file, inputs)
     for node in model.graph.node:
         if node.op_type in _BODIES:
-            raise UnsupportedError(f"{path} holds a {node.op_type}, whose work depends on values; nothing is predicted")
+            raise UnsupportedError(f"{path} holds {node.op_type}, whose work depends on values; nothing is predicted")
     constants = {tensor.name for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type in COUNTS]
     weights = sum(math.prod(shapes.get(name, ())) for name in {_weight(n) for n in products} & constants)

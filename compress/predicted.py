@@ -25,6 +25,8 @@ def read_probe(path: Path) -> Probe:
     """A probe's file. Raises DataError where it cannot be read, or is something else."""
     try:
         return from_json(path.read_text(encoding="utf-8"))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); make it: edgepress devices probe --out FILE") from error
 

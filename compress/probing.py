@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from ..devices.device import Device
 from ..devices.links import connect
 from ..export.kernels import write_kernels
-from ..runtime.errors import DeviceError
+from ..runtime.errors import DataError, DeviceError, UsageError
 from ..runtime.probe import SECONDS, Probe, from_json
 
 TIMEOUT_S = 600.0
@@ -37,3 +37,13 @@ def probe_on(device: Device, *, seconds: float = SECONDS, tell: Callable[[str], 
             return from_json(link.run(program, TIMEOUT_S + seconds))
         finally:
             link.close()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise UsageError where something lies at `path` that is no probe, and would be lost."""
+    if not path.exists():
+        return
+    try:
+        from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise UsageError(f"{path} is no probe of edgepress and would be lost; name another file") from error

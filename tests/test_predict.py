@@ -103,7 +103,7 @@ def test_what_is_no_onnx_and_what_depends_on_values_is_refused(tmp_path, artifac
     ]
     nodes = [helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0), helper.make_node("Cast", ["s"], ["c"], to=9),
              helper.make_node("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1])]  # fmt: skip
-    with pytest.raises(UnsupportedError, match="holds a If, whose work depends on values; nothing is predicted"):
+    with pytest.raises(UnsupportedError, match="holds If, whose work depends on values; nothing is predicted"):
         predict(save(tmp_path / "if.onnx", nodes, (2, 2), {}), PROBE)
     write_manifest(replace(read_artifact(artifact), format="tflite"))
     with pytest.raises(UnsupportedError, match="is in the format tflite; a latency is predicted of onnx only"):

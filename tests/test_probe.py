@@ -50,7 +50,7 @@ def test_json_gives_the_same_probe_back(found):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"points": 3}', "null"])
 def test_text_that_is_no_probe_is_refused(text):
-    with pytest.raises(DataError, match="this is no probe .*; make one with: edgepress devices probe --out FILE"):
+    with pytest.raises(DataError, match=r"this is no probe .*; make one with: edgepress devices probe --out FILE"):
         from_json(text)
 
 
