@@ -193,32 +193,6 @@ def test_verify_fails_with_1_where_the_outputs_are_others(artifact):
     assert edgepress("verify", artifact, "--json").json["passed"] is False
 
 
-def test_a_device_is_probed_and_a_latency_there_is_predicted(linear, perceptron_task, tmp_path):
-    out = tmp_path / "probe.json"
-    said = edgepress("devices", "probe", "--threads", 1, "--seconds", 0.5, "--out", out)
-    assert said.code == 0
-    assert said.out.startswith(f"written: {out} (")
-    said = edgepress("explain", linear, "--predict", out, "--json")
-    assert said.code == 0
-    assert {"as is", "int8", "int4"} == set(said.json["ms"])
-    assert said.json["measured"] > 0
-    said = edgepress("explain", perceptron_task, "--predict", out)
-    assert said.code == 0
-    assert said.out.startswith("perceptron on ")
-    assert edgepress("devices", "probe", "--seconds", 0.5, "--out", out).code == 0  # a probe is replaced
-
-
-def test_report_tries_threads_and_batches_repeats_and_runs_without_a_pause(linear):
-    said = edgepress("report", linear, "--runs", 3, "--threads", "best", "--batch", "1,2", "--repeat", 2,
-                     "--sustain", "1s", "--json")  # fmt: skip
-    assert said.code == 0
-    (row,) = said.json["rows"]
-    assert said.json["device"]["threads"] in [one["threads"] for one in row["tried"][:-2]]
-    assert [one["batch"] for one in row["tried"][-2:]] == [1, 2]
-    assert len(row["repeats"]) == 2
-    assert row["timing"]["sustained"]["runs"] > 0
-
-
 def test_report_measures_what_others_made_beside_our_own(artifact, linear, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.ones((1, 3), np.float32))
     said = edgepress("report", linear, artifact, "--runs", 20, "--threads", 1, "--input", tmp_path / "x.npz",
@@ -406,8 +380,6 @@ WRONG = [
         "explain linear.onnx --predict no.json --on pi5 --scored 1",
         "--predict computes; it goes with --data and --json",
     ),
-    ("devices probe pi5 --out probe.json", "pi5 has no address, so it cannot be probed; name one as ssh://"),
-    ("devices probe --out damaged.onnx", "damaged.onnx is no probe of edgepress and would be lost; name another file"),
     ("report linear.onnx --threads 0", "--threads 0: expected a number from 1 on, or best."),
     ("report linear.onnx --threads most", "--threads most: expected a number from 1 on, or best."),
     ("report linear.onnx --batch 1;2", "--batch 1;2: expected numbers from 1 on with commas between, as 1,4,16"),
