@@ -25,6 +25,7 @@ from edgepress.devices.device import find_device
 from edgepress.devices.measure import Ratio, measure, speed
 from edgepress.export.formats import export
 from edgepress.runtime import Artifact, load, read_artifact
+from edgepress.runtime.errors import EngineError
 
 UNTRAINED, TRAINED = ("encoder",), ("encoder-small", "minilm-small")
 KINDS = ("licences", "readmes")
@@ -73,10 +74,14 @@ def artifacts(peers: Sequence[str]) -> tuple[dict[str, Artifact], list[str]]:
     np.savez(calibration, **padded(corpus.read_text(encoding="utf-8").splitlines()))  # pyright: ignore[reportArgumentType]
     for name in peers:
         made, trouble = quantized(name, found["fp32"].model, calibration, OUT / "peers" / f"{name}.onnx", "transformer")
-        if made is None:
+        try:
+            if made is not None:
+                load(made, threads=1)
+                found[name] = read_artifact(made)
+        except EngineError as error:  # a file that its own maker did not try
+            trouble = f"{name} writes a file that does not open: {error}"
+        if name not in found:
             notes.append(trouble)
-        else:
-            found[name] = read_artifact(made)
     return found, notes
 
 

@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..devices.browser import BrowserEngine, open_in_browser
 from ..export.parity import Arrays, Parity, Run, Sample, Side, hold
 from ..export.precision import PRECISIONS, precision_of, same_steps
 from ..runtime.artifact import Port, check, read_artifact
-from ..runtime.errors import EngineError, PortError, UsageError
+from ..runtime.errors import DeviceError, EngineError, MissingExtra, PortError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.invented import invent, try_out
 from ..runtime.machine import this_machine
@@ -66,6 +68,7 @@ def verify(
 ) -> Verified:
     """Check the hashes of each artifact, replay its golden samples, and hold all of them against each other.
 
+    A web build is opened in a browser; where there is none, natively, and a note says so.
     With `source` the files are held against the model that they were made from too, judged by its score (if `scored`),
     and where a pair breaks its limits, the layer where it parts is named. `names` are what the artifacts are called, by
     default what their folders are. Raises ArtifactError for a file that is missing or damaged, EngineError for one that
@@ -73,17 +76,41 @@ def verify(
     """
     for path in paths:
         check(read_artifact(path))
+    with ExitStack() as browsers:
+        opened, notes = [], []
+        for path in paths:
+            model, note = _opened(path, browsers, tell)
+            opened.append(model)
+            notes += [note] if note else []
+        replays = tuple(replay for model in opened for replay in _replays(model))
+        seen = Verified(replays, notes=tuple(notes))
+        models = {_told(name, model): model for name, model in zip(names or _names(opened), opened, strict=True)}
+        if len(models) == 1 and source is None:
+            return seen
+        if source is not None:
+            _refuse_other_inputs(source.model.example, opened)
+        if (reason := _strangers(opened, source)) is not None:
+            return replace(seen, notes=(*notes, f"not compared with each other: {reason}"))
+        held = _held(models, source, tell, scored=scored)
+        return replace(held, replays=replays, notes=(*notes, *held.notes))
+
+
+def _opened(path: Path, browsers: ExitStack, tell: Tell) -> tuple[LoadedModel, str]:
+    """The artifact, open: a web build in a browser, where there is one; else by this machine's engine, and why."""
+    artifact, note = read_artifact(path), ""
+    if artifact.format == "web":
+        tell(f"opening {artifact.name} in a browser")
+        try:
+            return browsers.enter_context(open_in_browser(artifact)), note
+        except (MissingExtra, DeviceError) as error:
+            note = f"{path} was opened by this machine's ONNX Runtime, not in a browser: {error}"
     threads = this_machine().cores  # nothing is timed here, and one engine would take a single one
-    opened = [load(path, verify=False, threads=threads) for path in paths]
-    replays = tuple(replay for model in opened for replay in _replays(model))
-    models = dict(zip(names or _names(opened), opened, strict=True))
-    if len(models) == 1 and source is None:
-        return Verified(replays)
-    if source is not None:
-        _refuse_other_inputs(source.model.example, opened)
-    if (reason := _strangers(opened, source)) is not None:
-        return Verified(replays, notes=(f"not compared with each other: {reason}",))
-    return replace(_held(models, source, tell, scored=scored), replays=replays)
+    return load(path, verify=False, threads=threads), note
+
+
+def _told(name: str, model: LoadedModel) -> str:
+    """The name in the matrix, which says where a side was computed that was not computed here."""
+    return f"{name} (browser)" if isinstance(model.engine, BrowserEngine) else name
 
 
 def _held(models: Mapping[str, LoadedModel], source: "Task | None", tell: Tell, *, scored: bool) -> Verified:
@@ -109,7 +136,10 @@ def _held(models: Mapping[str, LoadedModel], source: "Task | None", tell: Tell, 
 
 def _replays(on_cpu: LoadedModel) -> Iterator[Replay]:
     """By each provider that opens the file; one that is in the build and not on the machine is none."""
-    path = on_cpu.artifact.path
+    path, engine = on_cpu.artifact.path, on_cpu.engine
+    if isinstance(engine, BrowserEngine):
+        yield Replay(path, f"{engine.opened.backend} in Chromium {engine.browser.version}", on_cpu.selftest())
+        return
     for provider in providers(on_cpu.artifact.format):
         try:
             model = on_cpu if provider == "cpu" else load(path, verify=False, providers=[provider])

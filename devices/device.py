@@ -15,6 +15,7 @@ from .links import LINKS, connect
 _PACKAGE = "edgepress.devices"
 _ALIASES = {"local": "host"}
 _ANSWER_S = 60.0
+_HERE = ("local", "browser")  # links to this machine
 # The activation type that the processor's int8 kernels are fast at. ONNX Runtime's int8 convolutions with int8
 # activations were 5 to 9 times slower than with uint8 on x86-64 (ONNX Runtime 1.32, AVX512-VNNI).
 _ACTIVATIONS = {"x86_64": "uint8", "amd64": "uint8", "aarch64": "int8", "arm64": "int8"}
@@ -143,7 +144,7 @@ def _emulated(address: str, board: str) -> Device:
 
 
 def read_profile(name: str, text: str) -> Device:
-    """A Device from the TOML text of a profile; what `host` does not say is filled in from this machine.
+    """A Device from the TOML text of a profile; what one of this machine does not say is filled in.
 
     Raises UsageError where the text is no TOML, or a key is unknown or missing.
     """
@@ -151,7 +152,7 @@ def read_profile(name: str, text: str) -> Device:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the profile {name!r} is not TOML ({error}); see devices/profiles") from error
-    if name == "host":
+    if raw.get("link") in _HERE:
         raw = _this_machine() | raw
     known = {field.name for field in fields(Device)} - {"name"}
     _check_keys(name, raw, known)

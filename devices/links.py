@@ -59,8 +59,37 @@ class Local:
         """Nothing to drop."""
 
 
+@dataclass(frozen=True)
+class InBrowser:
+    """A browser on this machine: files stay where they are, and a bench in a fresh process drives a fresh browser."""
+
+    address: str = "browser"
+
+    def put(self, local: Path) -> str:
+        """The path itself."""
+        return Local().put(local)
+
+    def run(self, arguments: Sequence[str], timeout: float) -> str:
+        """Run the browser's own program in place of the runtime's. Raises DeviceError for one that it has not."""
+        program = _IN_BROWSER.get(arguments[1] if arguments[:1] == ["-m"] else "")
+        if program is None:
+            raise DeviceError(f"a browser does not run {' '.join(arguments[:2])}; it runs: {', '.join(_IN_BROWSER)}")
+        return Local().run(["-m", program, *arguments[2:]], timeout)
+
+    def close(self) -> None:
+        """Nothing to drop: each browser ends with its program."""
+
+
+# A program of the runtime -> the one that does the same in a browser, with the same arguments and answers.
+_IN_BROWSER = {"edgepress.runtime.bench": "edgepress.devices.browser_bench"}
+
 # Scheme of an address -> what opens it.
-LINKS: dict[str, Callable[[str], Link]] = {"local": Local, "ssh": open_board, "emu": open_emulated}
+LINKS: dict[str, Callable[[str], Link]] = {
+    "local": Local,
+    "browser": InBrowser,
+    "ssh": open_board,
+    "emu": open_emulated,
+}
 
 
 def connect(address: str) -> Link:

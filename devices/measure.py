@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ Score = Callable[[LoadedModel], Mapping[str, float]]
 Progress = Callable[[str], None]
 _Seen = tuple[Timing | None, "Alone | None", SelfTest | None]
 
+_HERE = ("local", "browser")  # what these run is judged as it runs there
 TIMEOUT_S = 600.0  # per artifact: a bench ends by itself long before, unless the device hangs
 
 
@@ -105,8 +107,7 @@ def measure(
     refuse_other_formats([artifact.format for artifact in artifacts], device)
     tell = on_progress or (lambda text: None)
     earlier = {row.path: row for row in known}
-    here = device.link in ("", "local")
-    judged = [_judged(artifact, score, earlier.get(artifact.path), tell, here=here) for artifact in artifacts]
+    judged = [_judged(artifact, device, score, earlier.get(artifact.path), tell) for artifact in artifacts]
     seen = _seen(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
         _row(artifact, device, timing, figures, verdict, replayed or selftest, earlier.get(artifact.path))
@@ -149,19 +150,34 @@ def deflated(artifact: Artifact) -> int:
 
 
 def _judged(
-    artifact: Artifact, score: Score | None, earlier: Row | None, tell: Progress, *, here: bool
+    artifact: Artifact, device: Device, score: Score | None, earlier: Row | None, tell: Progress
 ) -> tuple[Mapping[str, float] | None, SelfTest | None]:
-    """Score of an artifact by this machine's engine, and its self-test where it runs `here`."""
+    """Score of an artifact, and its self-test where it is not replayed by the device itself.
+
+    In the browser where that is the device, else by this machine's engine.
+    """
     if earlier is not None:
         return earlier.score, earlier.selftest
-    golden = here and artifact.asset(GOLDEN) is not None
+    golden = device.link in ("", *_HERE) and artifact.asset(GOLDEN) is not None
     if score is None and not golden:
         return None, None
     tell(f"judging {artifact.name}")
+    with _opened(artifact, device) as model:
+        figures = None if score is None else {name: float(value) for name, value in score(model).items()}
+        return figures, model.selftest() if golden else None
+
+
+@contextmanager
+def _opened(artifact: Artifact, device: Device) -> Iterator[LoadedModel]:
+    """The artifact, open to be judged from here."""
+    if device.link == "browser":
+        from .browser import open_in_browser
+
+        with open_in_browser(artifact, backends=device.units, threads=device.threads) as model:
+            yield model
+        return
     # samples mostly come one by one: more threads took twice the time, and sums in another order on each machine
-    model = load(artifact.path, threads=1)
-    figures = None if score is None else {name: float(value) for name, value in score(model).items()}
-    return figures, model.selftest() if golden else None
+    yield load(artifact.path, threads=1)
 
 
 def _seen(
@@ -177,7 +193,7 @@ def _seen(
         return [(None, None, None)] * len(artifacts)
     link = connect(device.link)
     try:
-        if device.link != "local":
+        if device.link not in _HERE:
             tell(f"sending {', '.join(artifact.name for artifact in artifacts)}")
         paths = [link.put(artifact.path) for artifact in artifacts]
         selftests = _selftests(link, artifacts, paths, device, earlier, tell)
@@ -199,7 +215,7 @@ def _selftests(
     tell: Progress,
 ) -> Sequence[SelfTest | None]:
     new = [path for a, path in zip(artifacts, paths, strict=True) if a.path not in earlier and a.asset(GOLDEN)]
-    if device.link == "local" or not new:
+    if device.link in _HERE or not new:
         return [None] * len(artifacts)
     tell("replaying the golden samples")
     found = read_selftests(link.run(["-m", "edgepress.runtime.selftest", *new], TIMEOUT_S * len(new)))
@@ -271,7 +287,7 @@ def _row(
         alone=alone,
         score=score,
         selftest=selftest,
-        doubts=tuple(_doubts(device, timing, score, selftest)),
+        doubts=tuple(_doubts(device, artifact.format, timing, score, selftest)),
         compressed=deflated(artifact) if known is None else known,
         history=artifact.history,
         tools=artifact.tools,
@@ -279,7 +295,7 @@ def _row(
 
 
 def _doubts(
-    device: Device, timing: Timing | None, score: Mapping[str, float] | None, selftest: SelfTest | None
+    device: Device, form: str, timing: Timing | None, score: Mapping[str, float] | None, selftest: SelfTest | None
 ) -> Iterator[Doubt]:
     if device.emulated:
         text = f"emulated, not a measurement: {device.name} computes what the board does, and its speed says nothing"
@@ -289,8 +305,10 @@ def _doubts(
         yield Doubt("not-timed", text)
     else:
         yield from timing.doubts
+        if form == "web" and device.link != "browser":
+            yield Doubt("not-in-browser", f"timed on {device.name}, outside of a browser; in one: --on browser")
     judged = [*(["score"] if score is not None else []), *(["self-test"] if selftest and not device.link else [])]
-    if device.link != "local" and judged:
+    if device.link not in _HERE and judged:
         text = f"{' and '.join(judged)} from this machine's engine, not from {device.name}"
         yield Doubt("judged-here", text)
     if selftest is not None and not selftest.passed:

@@ -8,11 +8,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..runtime.artifact import Artifact, Step, known_format
 from ..runtime.gguf_file import read_gguf
+from ..runtime.parts import whole
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 # From the finest to the coarsest.
 PRECISIONS = ("float32", "float16", "int8", "int4")
@@ -82,7 +87,18 @@ def precision_of(artifact: Artifact) -> str:
 def _onnx(path: Path) -> set[str]:
     import onnx
 
-    graph = onnx.load(str(path)).graph
+    return _in_graph(onnx.load(str(path)).graph)
+
+
+def _web(path: Path) -> set[str]:
+    import onnx
+
+    return _in_graph(onnx.load_model_from_string(whole(path)).graph)
+
+
+def _in_graph(graph: "GraphProto") -> set[str]:
+    import onnx
+
     names = onnx.TensorProto.DataType.Name
     kinds = {names(tensor.data_type) for tensor in graph.initializer if int(np.prod(tensor.dims)) > 1}
     bits = {a.i for node in graph.node for a in node.attribute if a.name == "bits"}
@@ -106,4 +122,4 @@ def _gguf(path: Path) -> set[str]:
 
 
 _KINDS = {"INT4": "int4", "UINT4": "int4", "INT8": "int8", "UINT8": "int8", "FLOAT16": "float16"}
-_READERS: Mapping[str, Callable[[Path], set[str]]] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf}
+_READERS: Mapping[str, Callable[[Path], set[str]]] = {"onnx": _onnx, "tflite": _tflite, "gguf": _gguf, "web": _web}

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,9 @@ MIN_ROUNDS = 3
 LENGTHS, WRITTEN = (128, 512), 16  # tokens read, and then written, of a language model
 _TICK_MS = 1e-6  # a clock tells no less
 SETTLE_MS = 20.0  # the first calls of a block are not counted: the caches refill
+
+# What takes a block of latencies in ms: of at least so many calls, in at most so many seconds.
+Block = Callable[[int, float], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,8 @@ def bench(
     >>> bench(["out/digits", "out/digits-int8"], threads=1)[1].p50
     0.148
     """
-    if runs < 1 or (threads is not None and threads < 1) or not paths:
-        raise UsageError(f"{len(paths)} artifacts, {runs} runs, {threads} threads; expected at least 1 of each")
-    given = None if inputs is None else _read_inputs(inputs)
+    refuse_nothing(len(paths), runs, threads)
+    given = None if inputs is None else read_inputs(inputs)
     before = counters()
     subjects, cold_start_ms = [], None
     for path in paths:
@@ -84,7 +87,7 @@ def bench(
         cold_start_ms = cold_start_ms or _age_ms()
     alone = len(subjects) == 1
     with _quiet():
-        rounds = _in_turn([subject.call for subject in subjects], runs, limit_s)
+        rounds = in_turn([partial(block, subject.call) for subject in subjects], runs, limit_s)
     memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
     language = _language(subjects[0].model, limit_s) if alone else ()
     run = uuid.uuid4().hex
@@ -110,7 +113,13 @@ def bench(
     ]
     if sustain is not None:
         timings[-1] = replace(timings[-1], sustained=lasting.sustain(subjects[-1].call, sustain))
-    return _with_doubts(tuple(timings))
+    return with_doubts(tuple(timings))
+
+
+def refuse_nothing(artifacts: int, runs: int, threads: int | None) -> None:
+    """Raise UsageError where there is nothing to time, or nothing to time it with."""
+    if runs < 1 or (threads is not None and threads < 1) or not artifacts:
+        raise UsageError(f"{artifacts} artifacts, {runs} runs, {threads} threads; expected at least 1 of each")
 
 
 def _language(model: LoadedModel, limit_s: float) -> tuple[LanguageTiming, ...]:
@@ -128,22 +137,25 @@ def _language(model: LoadedModel, limit_s: float) -> tuple[LanguageTiming, ...]:
     return bench_language(model, lengths=lengths, tokens=WRITTEN, rounds=MIN_ROUNDS, limit_s=limit_s)
 
 
-def _in_turn(calls: Sequence[Callable[[], object]], runs: int, limit_s: float) -> list[list[tuple[float, ...]]]:
-    """Blocks of latencies in ms, for each call one a round, until each has its runs or the time is up.
+def in_turn(
+    takers: Sequence[Block], runs: int, limit_s: float, idle: Callable[[], None] = wait_for_idle
+) -> list[list[tuple[float, ...]]]:
+    """Blocks of latencies in ms, of each artifact one a round, until each has its runs or the time is up.
 
-    All runs are had after the first ROUNDS[0]; where other programs make the ratios vary, up to ROUNDS[1] follow.
+    A taker gives a block: of so many calls at least, in so many seconds at most. All runs are had after the first
+    ROUNDS[0]; where other programs make the ratios vary, up to ROUNDS[1] follow. `idle` waits until the last one rests.
     """
     first, most = (min(count, runs) for count in ROUNDS)
-    blocks: list[list[tuple[float, ...]]] = [[] for _ in calls]
-    end = time.perf_counter() + limit_s * len(calls)
+    blocks: list[list[tuple[float, ...]]] = [[] for _ in takers]
+    end = time.perf_counter() + limit_s * len(takers)
     for done in range(most):
         if (done >= MIN_ROUNDS and time.perf_counter() > end) or (done >= first and _is_steady(blocks)):
             break
         least = math.ceil(runs / first) if done < first else 1
-        for call, kept in zip(calls, blocks, strict=True):
-            if len(calls) > 1:
-                wait_for_idle()
-            kept.append(_block(call, least, limit_s / most))
+        for take, kept in zip(takers, blocks, strict=True):
+            if len(takers) > 1:
+                idle()
+            kept.append(take(least, limit_s / most))
     return blocks
 
 
@@ -155,7 +167,7 @@ def _is_steady(blocks: Sequence[Sequence[tuple[float, ...]]]) -> bool:
     return bool(((high - low) / math.sqrt(medians.shape[1]) <= STEADY).all())
 
 
-def _block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
+def block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float, ...]:
     """Latencies in ms of `least` calls or more, until BLOCK_MS or BLOCK_CALLS; fewer where `limit_s` is over."""
     clock = time.perf_counter_ns
     settled = clock() + int(SETTLE_MS * 1e6)
@@ -184,7 +196,7 @@ def _open(
     start = time.perf_counter()
     model = load(path, threads=threads, providers=providers)
     loaded = time.perf_counter()
-    inputs, doubts = _inputs(model, given)
+    inputs, doubts = inputs_of(model, given)
     if batch is not None:
         inputs = _repeated(model.inputs, inputs, batch)
     prepared = time.perf_counter()
@@ -200,7 +212,7 @@ def _open(
         model=model,
         call=lambda: model(**inputs),
         shapes=shapes,
-        batch=_batch(model.inputs, shapes),
+        batch=batch_of(model.inputs, shapes),
         load_ms=1000 * (loaded - start),
         first_run_ms=1000 * (first - prepared),
         doubts=(*doubts, *_left(model, providers)),
@@ -215,9 +227,10 @@ def _left(model: LoadedModel, asked: Sequence[str]) -> tuple[Doubt, ...]:
     return (Doubt("fallback", f"{', '.join(left)} did not run it; the model ran on {', '.join(model.asked)}"),)
 
 
-def _inputs(
+def inputs_of(
     model: LoadedModel, given: Mapping[str, np.ndarray] | None
 ) -> tuple[Mapping[str, np.ndarray], tuple[Doubt, ...]]:
+    """What a timed call is given: `given`, the first golden sample, or (with a doubt) invented arrays."""
     if given is not None:
         return given, ()
     golden = _golden(model.artifact)
@@ -238,14 +251,15 @@ def _golden(artifact: Artifact) -> Mapping[str, np.ndarray] | None:
     return cases[0].inputs
 
 
-def _read_inputs(path: Path) -> Mapping[str, np.ndarray]:
+def read_inputs(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of an `.npz` file by name. Raises DataError where it holds something else."""
     arrays = read_arrays(path)
     if "" in arrays:
         raise DataError(f"{path} holds a single array; expected an .npz with one array per input")
     return arrays
 
 
-def _batch(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:
+def batch_of(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many samples a call holds: the size of a free first axis, else 1."""
     free = (shapes[p.name][0] for p in ports if p.shape and isinstance(p.shape[0], str) and p.name in shapes)
     return next(free, 1)
@@ -260,7 +274,8 @@ def _repeated(ports: Sequence[Port], inputs: Mapping[str, np.ndarray], batch: in
     return {n: np.resize(a, (batch, *a.shape[1:])) if n in free else a for n, a in inputs.items()}
 
 
-def _with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
+def with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
+    """Timings of one run with all that speaks against them."""
     shapes = {str(sorted(timing.shapes.values())) for timing in timings}
     seen = ", ".join(sorted(shapes))
     differ = (Doubt("shapes", f"inputs of different shapes ({seen}): do not compare the latencies"),)
@@ -317,15 +332,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, bench, print. Returns the exit code: 0, or 2 with one line on stderr."""
+def main(
+    arguments: Sequence[str] | None = None,
+    run: Callable[..., tuple[Timing, ...]] = bench,
+    usual: Sequence[str] = ("cpu",),
+) -> int:
+    """Parse, bench, print. Returns the exit code: 0, or 2 with one line on stderr.
+
+    `run` takes what `bench` takes: another kind of device has its own, with its `usual` providers.
+    """
     options = _parser().parse_args(arguments)
     try:
-        timings = bench(
+        timings = run(
             options.paths,
             runs=options.runs,
             threads=options.threads,
-            providers=options.provider or ("cpu",),
+            providers=options.provider or usual,
             inputs=options.inputs,
             batch=options.batch,
             sustain=options.sustain,

@@ -12,5 +12,11 @@ def start(path: Path, *, threads: int | None = None, providers: Sequence[str] = 
     """Open the model of a web build, whose file `path` is, or the first part of it. Raises what `ort.start` raises."""
     if path.name == _MODEL:
         return ort.start(path, threads=threads, providers=providers)
-    parts = sorted(path.parent.glob(f"{_MODEL}.[0-9][0-9][0-9]"))
-    return ort.start(path, threads=threads, providers=providers, content=b"".join(part.read_bytes() for part in parts))
+    return ort.start(path, threads=threads, providers=providers, content=whole(path))
+
+
+def whole(path: Path) -> bytes:
+    """The ONNX file of a web build, whose file `path` is, or the first part of it."""
+    if path.name == _MODEL:
+        return path.read_bytes()
+    return b"".join(part.read_bytes() for part in sorted(path.parent.glob(f"{_MODEL}.[0-9][0-9][0-9]")))

@@ -242,16 +242,20 @@ def _on(
 ) -> LoadedModel:
     """The model on the first of these providers, with the others for what that does not take."""
     engine = start(artifact.model, threads=how.threads, providers=asked, **how.settings)
-    fits = {port.name: _fit(port) for port in engine.inputs}
     if artifact.format in _LANGUAGE:
         from .language import LanguageModel  # it is a LoadedModel
 
-        model = LanguageModel(artifact, engine, fits, asked=asked)
+        model = LanguageModel(artifact, engine, _fits(engine), asked=asked)
     else:
-        model = LoadedModel(artifact, engine, fits, asked=asked)
+        model = opened(artifact, engine, asked)
     if replays and artifact.asset(GOLDEN) is not None:
         _refuse_wrong(model, asked[0])
     return model
+
+
+def opened(artifact: Artifact, engine: Engine, asked: tuple[str, ...]) -> LoadedModel:
+    """An artifact around an engine that has opened it already, wherever that computes; `asked` are its providers."""
+    return LoadedModel(artifact, engine, _fits(engine), asked=asked)
 
 
 def providers(format_: str) -> tuple[str, ...]:
@@ -267,6 +271,10 @@ def _refuse_wrong(model: LoadedModel, provider: str) -> None:
             f"{model.artifact.path} computes wrongly {where}: its golden samples come out {seen.difference:.1e} apart, "
             f"{seen.tolerance:.0e} is allowed; install another version of the engine"
         )
+
+
+def _fits(engine: Engine) -> dict[str, _Fit]:
+    return {port.name: _fit(port) for port in engine.inputs}
 
 
 def _fit(port: Port) -> _Fit:

@@ -121,6 +121,15 @@ def digits_task(digits_weights: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_site(digits_sample: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A web build of the sample's network with fresh weights, to look at and to copy: it knows no digit."""
+    from edgepress.export.formats import export
+
+    model = digits_sample.judged(digits_sample.ResNet8().eval(), digits_sample.digits()).model
+    return export(model, "web", tmp_path_factory.mktemp("site") / "digits").path
+
+
+@pytest.fixture(scope="session")
 def perceptron_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task file for a model `perceptron`: `input` float32[batch, 64], `y` float32[batch, 4], 201 kB; no training."""
     path = tmp_path_factory.mktemp("perceptron") / "task.py"

@@ -2,12 +2,13 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgepress.runtime.bench import _in_turn, _is_steady, bench, main
+from edgepress.runtime.bench import _is_steady, bench, block, in_turn, main
 from edgepress.runtime.errors import (
     ArtifactError,
     DataError,
@@ -249,7 +250,8 @@ def write_encoder(path: Path, *, rows: int, first_index: int = 0) -> Path:
 
 def test_blocks_alternate_so_that_a_drift_meets_all_alike():
     order: list[str] = []
-    blocks = _in_turn([lambda: order.append("a"), lambda: order.append("b")], runs=3, limit_s=10)
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    blocks = in_turn([partial(block, call) for call in calls], runs=3, limit_s=10)
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b"] * 3
     assert [len(rounds) for rounds in blocks] == [3, 3]
@@ -267,7 +269,7 @@ def test_rounds_end_where_the_ratio_is_known_and_never_before_each_has_its_runs(
     assert _is_steady([[(math.exp(0.12 * (i % 2)),) for i in range(10)], steady])
     assert not _is_steady([[(math.exp(0.14 * (i % 2)),) for i in range(10)], steady])
 
-    blocks = _in_turn([lambda: None, lambda: None], runs=100, limit_s=10)
+    blocks = in_turn([partial(block, lambda: None)] * 2, runs=100, limit_s=10)
     assert all(sum(map(len, rounds)) >= 100 for rounds in blocks)
 
 

@@ -51,6 +51,19 @@ def test_a_report_on_one_board_is_a_report_as_on_this_machine(board, make_artifa
     assert "judged-here" not in json.dumps(raw)
 
 
+def test_a_board_is_probed_and_runs_without_a_pause(board, make_artifact, tmp_path):
+    said = edgepress(
+        "devices", "probe", board.address(), "--threads", 1, "--seconds", 0.5, "--out", tmp_path / "p.json"
+    )
+    assert said.code == 0, said.err
+    said = edgepress("report", make_artifact("base").path, "--on", board.address(), "--runs", 3, "--threads", "best",
+                     "--sustain", "0.5s", "--repeat", 2, "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    (row,) = said.json["rows"]
+    assert row["timing"]["sustained"]["runs"] > 0
+    assert len(row["repeats"]) == 2
+
+
 def test_a_report_on_one_board_that_fails_is_one_line(board, make_artifact):
     said = edgepress("report", make_artifact("base").path, "--on", board.address("nowhere"))
     assert said.code == 2

@@ -34,8 +34,16 @@ def test_every_profile_is_complete_and_says_where_it_is_from(name):
     assert device.threads is None or device.threads > 0
 
 
-def test_the_profiles_are_host_and_the_raspberry_pis():
-    assert {"host", "pi4", "pi5"} <= set(device_names())
+def test_the_profiles_are_browser_host_and_the_raspberry_pis():
+    assert {"browser", "host", "pi4", "pi5"} <= set(device_names())
+
+
+def test_the_browser_is_on_this_machine_whose_engine_records_its_golden_samples():
+    browser, host = find_device("browser"), find_device("host")
+    for name in ("cpu", "arch", "ram_mb", "reduce_range", "threads"):
+        assert getattr(browser, name) == getattr(host, name)
+    assert browser.activation == "uint8"
+    assert browser.link == "browser"
 
 
 def test_the_host_is_this_machine():
@@ -63,7 +71,7 @@ def test_a_profile_without_an_address_has_no_link():
 
 
 def test_an_unknown_device_lists_the_known_ones():
-    with pytest.raises(UnknownName, match=r"unknown device 'pi6'; known: host, local, pi4, pi5, .*sm8650"):
+    with pytest.raises(UnknownName, match=r"unknown device 'pi6'; known: browser, host, local, pi4, pi5, .*sm8650"):
         find_device("pi6")
 
 
@@ -74,7 +82,7 @@ def test_a_name_cannot_leave_the_folder_of_profiles():
 
 def test_an_address_with_an_unknown_scheme_names_the_links():
     for address, scheme in (("carrier://roof", "carrier"), ("local://x", "local")):
-        with pytest.raises(UnknownName, match=rf"unknown link '{scheme}'; known: emu, local, ssh"):
+        with pytest.raises(UnknownName, match=rf"unknown link '{scheme}'; known: browser, emu, local, ssh"):
             find_device(address)
     with pytest.raises(UnknownName, match=r"unknown emulated board 'pi9'; known: pi4, pi5"):
         find_device("emu://pi9")

@@ -50,6 +50,8 @@ ABOUT_MORE = {
     "test_families.py",
     "test_house.py",
     "test_install.py",
+    "test_page.py",
+    "test_site_offline.py",
     "test_samples.py",
     "test_docs.py",
     "test_static_data.py",

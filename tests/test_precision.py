@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from edgepress.compress.float16 import Float16
 from edgepress.compress.quantize import DynamicInt8, WeightOnly
 from edgepress.export.formats import export
-from edgepress.export.model import Model
+from edgepress.export.model import Model, Web
 from edgepress.export.precision import BETWEEN, PRECISIONS, SAME, limits, precision_of
 from edgepress.runtime import read_artifact
 from edgepress.runtime.artifact import Step
@@ -47,6 +48,16 @@ def test_blocks_of_8_bits_are_int8(model: Model, tmp_path: Path) -> None:
 
 def test_a_bare_file_has_a_precision_too(linear: Path) -> None:
     assert precision_of(read_artifact(linear)) == "float32"
+
+
+@pytest.mark.parametrize("most", [None, 1000])
+def test_a_web_build_has_that_of_its_model_in_one_piece_or_in_parts(
+    model: Model, most: int | None, tmp_path: Path
+) -> None:
+    made = replace(DynamicInt8(smooth=0.0)(model, data_of(model.example)), web=Web(max_file=most))
+    artifact = export(made, "web", tmp_path / "web")
+    assert (artifact.model.name == "model.onnx") == (most is None)
+    assert precision_of(artifact) == "int8"
 
 
 def test_a_gguf_file_has_that_of_its_tables(llama, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edgepress.runtime.artifact import MANIFEST, describe
 from edgepress.runtime.errors import UsageError
 
 from . import faults
+from .chromium import needs_chromium
 from .commands import edgepress
 from .tiny_encoders import read_tiny
 
@@ -185,3 +186,30 @@ def test_data_goes_with_a_source(files: dict[str, Path], tmp_path: Path) -> None
     said = edgepress("verify", files["onnx-fp32"], "--data", tmp_path / "x.txt")
     assert said.code == 2
     assert said.complaint.startswith("--data goes with --source, whose data it is; name both or none.")
+
+
+@needs_chromium
+def test_a_web_build_is_computed_in_a_browser(task: Task, files: dict[str, Path], tmp_path: Path) -> None:
+    site = export(task.model, "web", tmp_path / "site").path
+    found = verify([files["onnx-fp32"], site])
+    assert found.passed
+    assert found.parity is not None
+    assert [side.name for side in found.parity.sides] == ["onnx-fp32", "site (browser)"]
+    here, there = found.replays
+    assert here.provider == "cpu"
+    assert " in Chromium " in there.provider
+    assert found.parity.pairs[0].difference <= there.seen.tolerance
+    assert found.notes == ()
+
+
+def test_without_a_browser_a_web_build_is_opened_here_and_that_is_said(
+    task: Task, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CHROMIUM", "/no/such/browser")
+    site = export(task.model, "web", tmp_path / "site").path
+    found = verify([files["onnx-fp32"], site])
+    assert found.passed
+    assert found.parity is not None
+    assert [side.name for side in found.parity.sides] == ["onnx-fp32", "site"]
+    (note,) = found.notes
+    assert note.startswith(f"{site} was opened by this machine's ONNX Runtime, not in a browser: EDGEPRESS_CHROMIUM")

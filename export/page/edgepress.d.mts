@@ -76,6 +76,8 @@ export interface Model {
   time(inputs: Record<string, Input>, runs: number): Promise<number[]>;
   /** The golden samples: inputs and the outputs that the file gave where it was made. */
   golden(): Promise<{ inputs: Record<string, Tensor>; outputs: Record<string, Tensor> }[]>;
+  /** The bytes of another file of the site (`labels.json`), verified; undefined where it has none. */
+  asset(name: string): Promise<Uint8Array | undefined>;
   /** End the worker and free its memory. */
   dispose(): void;
 }
@@ -91,8 +93,8 @@ export interface Model {
 export function load(url: string | URL, options?: LoadOptions): Promise<Model>;
 
 /**
- * Bring the newest version of a site, whole or not at all; true where there was one, which the next load opens. Pages
- * that are open go on with theirs.
+ * Bring the newest version of a site that is kept, whole or not at all; true where there was one, which the next load
+ * opens. Pages that are open go on with theirs. Where nothing is kept (see keepOffline) nothing is brought.
  */
 export function update(url: string | URL): Promise<boolean>;
 

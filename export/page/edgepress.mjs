@@ -1,7 +1,7 @@
 // edgepress in the browser: load(url) opens a site's model in a worker. Types and examples: edgepress.d.mts.
 
 import { EdgepressError, told } from "./errors.mjs";
-import { bytesOf, complete, openSite, partsOf } from "./site.mjs";
+import { bytesOf, complete, keptVersion, openSite, partsOf } from "./site.mjs";
 import { tensorsOf } from "./tensors.mjs";
 
 export { EdgepressError };
@@ -43,7 +43,7 @@ export async function load(url, options = {}) {
     }
     files = await download(site, BACKENDS[backend].wasm, files, { onProgress, signal, keep });
     try {
-      return await opened(site, backend, files, { ...options, onProgress }, refused);
+      return await opened(site, backend, files, { ...options, onProgress, keep }, refused);
     } catch (error) {
       if (error.name === "AbortError" || ["damaged", "missing", "network"].includes(error.code)) throw error;
       refused.push({ backend, why: error.code === "wrong" ? "wrong" : "failed", message: error.message });
@@ -66,10 +66,10 @@ async function download(site, wasm, had = {}, { onProgress, signal, keep }) {
     onProgress({ phase: "download", loaded: [...loaded.values()].reduce((a, b) => a + b, 0), total });
   };
   const found = await Promise.all(names.map(async (name) => [name, await bytesOf(site, name, { tell, signal, keep })]));
-  return { ...had, ...Object.fromEntries(found), took: performance.now() - begun };
+  return { ...had, ...Object.fromEntries(found), took: (had.took ?? 0) + performance.now() - begun };
 }
 
-async function opened(site, backend, files, { threads, onProgress, signal }, refused) {
+async function opened(site, backend, files, { threads, onProgress, signal, keep }, refused) {
   const worker = new Caller(new URL("./worker.mjs", import.meta.url), signal);
   try {
     const count = backend === "wasm-threads" ? (threads ?? Math.min(THREADS, navigator.hardwareConcurrency)) : 1;
@@ -87,7 +87,7 @@ async function opened(site, backend, files, { threads, onProgress, signal }, ref
       throw new EdgepressError("wrong", message);
     }
     return model(site, worker, {
-      backend, threads: count, refused, difference: seen.difference,
+      backend, threads: count, refused, keep, difference: seen.difference,
       times: { download: files.took, start: started, firstRun: seen.firstRun }, tokenizer: files["tokenizer.json"],
     });
   } catch (error) {
@@ -96,7 +96,7 @@ async function opened(site, backend, files, { threads, onProgress, signal }, ref
   }
 }
 
-function model(site, worker, { tokenizer, ...facts }) {
+function model(site, worker, { tokenizer, keep, ...facts }) {
   const { manifest, base } = site;
   const { inputs: ports, outputs } = manifest;
   return Object.freeze({
@@ -108,6 +108,7 @@ function model(site, worker, { tokenizer, ...facts }) {
       if (!tokenizer) throw new EdgepressError("no-tokenizer", "the site has no tokenizer.json; give the inputs as arrays");
       return worker.call("tokenize", { text, base: base.href, tokenizer, ports });
     },
+    asset: async (name) => (partsOf(site, name).length ? bytesOf(site, name, { keep }) : undefined),
     dispose: () => worker.end(),
   });
 }
@@ -149,8 +150,8 @@ class Caller {
 
 export async function update(url) {
   const newest = await openSite(url, { fresh: true });
-  const kept = await openSite(url).catch(() => undefined);
-  return newest.version !== kept?.version && (await complete(newest));
+  const kept = await keptVersion(newest);
+  return kept !== undefined && kept !== newest.version && complete(newest);
 }
 
 export async function keepOffline(url) {

@@ -144,10 +144,20 @@ async function versionCache(site) {
   return "caches" in globalThis ? caches.open(cacheName(site)) : undefined;
 }
 
-async function keptCache(base) {
+/** The version of a site that is kept whole, or undefined. */
+export async function keptVersion({ base }) {
+  return (await pointer(base))?.split(" ").at(-1);
+}
+
+/** The name of the cache of the version that is kept. */
+async function pointer(base) {
   if (!("caches" in globalThis)) return undefined;
-  const pointer = await (await caches.open(POINTERS)).match(base);
-  return pointer && caches.open(await pointer.text());
+  return (await (await caches.open(POINTERS)).match(base))?.text();
+}
+
+async function keptCache(base) {
+  const name = await pointer(base);
+  return name && caches.open(name);
 }
 
 async function store(cache, url, bytes) {

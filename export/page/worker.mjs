@@ -94,14 +94,27 @@ async function time({ inputs, runs }) {
 async function tokenize({ text, base, tokenizer, ports }) {
   if (!encoder) {
     const { Tokenizer } = await import(new URL("tokenizers.min.mjs", base));
-    encoder = new Tokenizer(JSON.parse(new TextDecoder().decode(tokenizer)), {});
+    const config = JSON.parse(new TextDecoder().decode(tokenizer));
+    encoder = { config, library: new Tokenizer(config, {}) };
   }
-  const { ids, attention_mask, token_type_ids = ids.map(() => 0) } = encoder.encode(text, { return_token_type_ids: true });
-  const known = { input_ids: ids, attention_mask, token_type_ids };
+  const ids = shortened(text, encoder);
+  const known = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: ids.map(() => 0) };
   const tensors = ports.filter((port) => known[port.name]).map(({ name, dtype }) => {
     const [, Kind] = DTYPES[dtype];
     const data = Kind === BigInt64Array ? Kind.from(known[name], BigInt) : Kind.from(known[name]);
     return [name, { dtype, shape: [1, ids.length], data }];
   });
   return Object.fromEntries(tensors);
+}
+
+/** A text's tokens as Python's library gives them: the one in JavaScript neither cuts long texts nor knows [UNK] in word lists. */
+function shortened(text, { config: { truncation, model }, library }) {
+  const unknown = model.vocab?.[model.unk_token];
+  const ids = library.encode(text).ids.map((id) => id ?? unknown);
+  const most = truncation?.max_length ?? Infinity;
+  if (ids.length <= most) return ids;
+  const bare = library.encode(text, { add_special_tokens: false }).ids.map((id) => id ?? unknown);
+  const [first, held] = [ids.indexOf(bare[0]), most - (ids.length - bare.length)];
+  const kept = truncation.direction === "Left" ? bare.slice(-held) : bare.slice(0, held);
+  return [...ids.slice(0, first), ...kept, ...ids.slice(first + bare.length)];
 }
