@@ -1,9 +1,12 @@
-"""The commands about devices: what there is, and what one needs."""
+"""The commands about devices: what there is, what one needs, and how fast it is."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from . import cli_options as options
-from .cli_options import FITS
+from .cli_options import FITS, compressing
 from .terminal import Commands, progress
 
 
@@ -55,4 +58,35 @@ def setup(address: str, engine: str, offline: bool, clean: bool, as_json: bool) 
         installed = devices_setup.set_up(address, engine=engine, offline=offline, tell=tell)
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     click.echo(show.as_json(installed) if as_json else f"ready: {address} ({versions})")
+    return FITS
+
+
+@options.example(
+    "edgepress devices probe --threads 1 --out host.json\n"
+    "edgepress devices probe ssh://pi@raspberrypi.local --out pi5.json\n"
+    "edgepress explain out/digits-fp32 --predict pi5.json"
+)
+@devices.command()
+@click.argument("address", default="host")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The probe's file.")
+@click.option("--seconds", default=30.0, show_default=True, metavar="S", help="How long, about.")
+@options.threads
+def probe(address: str, out: Path, seconds: float, threads: int | None) -> int:
+    """Measure how fast a device computes, once.
+
+    Small products and convolutions in float32, int8 and int4, and its memory: what `explain --predict` computes the
+    latency of a model from, before it is quantized for ADDRESS. A probe is of one count of threads.
+    """
+    from ..devices.device import find_device
+    from ..runtime.files import write_text
+    from ..runtime.probe import to_json
+
+    device = find_device(address)
+    with progress(quiet=False) as tell, compressing():
+        from .probing import probe_on, refuse_foreign
+
+        refuse_foreign(out)
+        found = probe_on(device if threads is None else replace(device, threads=threads), seconds=seconds, tell=tell)
+    write_text(out, to_json(found) + "\n")
+    click.echo(f"written: {out} ({len(found.points)} kernels on {found.machine.cpu})")
     return FITS

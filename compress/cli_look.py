@@ -80,12 +80,16 @@ def run(
 @click.option(
     "--runs", default=100, show_default=True, type=click.IntRange(1), metavar="N", help="Timed runs, at least."
 )
-@options.threads
+@click.option("--threads", metavar="N|best", help="Threads of the engine, or the best count for the last artifact.")
+@click.option("--batch", default="", metavar="N,N", help="Throughput of the last one by batch: 1,4,16.")
+@click.option("--repeat", default=0, metavar="N", help="Bench in N more processes: how far p50 lies apart.")
+@click.option("--sustain", default="", metavar="TIME", help="Run the last one without a pause: 5m. Heat, throttling.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write report.html, .md and .json there.")
 @options.json
 def report(
     artifacts: tuple[Path, ...], compare: tuple[Path, Path] | None, on: str, budget: str, task: str | None,
-    data: Path | None, inputs: Path | None, runs: int, threads: int | None, out: Path | None, as_json: bool,
+    data: Path | None, inputs: Path | None, runs: int, threads: str | None, batch: str, repeat: int, sustain: str,
+    out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
@@ -100,11 +104,14 @@ def report(
     if not artifacts:
         raise click.UsageError("name the artifacts to measure, or two reports with --compare.")
     from ..devices.beside import refuse_foreign_list, save_all
+    from ..devices.beyond import Wishes, beyond, with_best_threads
     from ..devices.budget_file import misses_of_groups, read_limits, words
     from ..devices.device import Device, find_device
     from ..devices.fleet import is_fleet, once, over_fleet, read_fleet
+    from ..devices.lasting import read_seconds
     from ..devices.measure import measure
     from ..devices.report import Report, refuse_foreign, save
+    from ..devices.sweep import read_batches
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
 
@@ -112,6 +119,8 @@ def report(
     if out is not None:
         refuse_foreign_list(out) if several else refuse_foreign(out)
     limits, targets = read_limits(budget), read_fleet(on) if several else find_device(on)
+    count = None if threads in (None, "best") else _count(threads)
+    wishes = Wishes(read_batches(batch) if batch else (), repeat, read_seconds(sustain) if sustain else 0.0)
     opened = [[read_artifact(member) for member in members(path)] for path in artifacts]
     names = [
         given[0].name if len(given) == 1 else path.resolve().name for path, given in zip(artifacts, opened, strict=True)
@@ -119,9 +128,14 @@ def report(
     limits.refuse_others(names)
 
     def measured(device: Device, tell: Callable[[str], None]) -> Report:
-        device = device if threads is None else replace(device, threads=threads)
+        device = device if count is None else replace(device, threads=count)
         flat = [artifact for given in opened for artifact in given]
+        tried = ()
+        if threads == "best":
+            device, tried = with_best_threads(flat[-1], device, inputs, tell)
         rows = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        rows = (*rows[:-1], replace(rows[-1], tried=tried))
+        rows = beyond(rows, flat, device, wishes, inputs, tell)
         left = iter(rows)
         missed = misses_of_groups(
             [(name, [next(left) for _ in given]) for name, given in zip(names, opened, strict=True)], limits
@@ -143,6 +157,12 @@ def report(
         save_all(result, out)
     show_reports(result, as_json)
     return FITS if all(one.fits for one in result) else MISSED
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise click.UsageError(f"--threads {text}: expected a number from 1 on, or best.")
+    return int(text)
 
 
 def _compare(before: Path, after: Path, as_json: bool) -> int:

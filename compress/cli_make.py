@@ -96,19 +96,25 @@ def compress(
               help="An artifact's: qnn, openvino, xnnpack, cpu, …; in order; may be repeated.")  # fmt: skip
 @click.option("--require-unit", "required", default="", metavar="UNIT=SHARE",
               help="An artifact's: exit 1 where less of the work is on it: npu=95%.")  # fmt: skip
+@click.option("--predict", "probe", type=click.Path(path_type=Path), metavar="PROBE.json",
+              help="Its latency on a probed device, as is and as int8 (edgepress devices probe).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write explain.json, .md, .svg and .png there.")
 @options.json
 @click.pass_context
 def explain(
     context: click.Context, model: str, data: Path | None, options: tuple[str, ...], layers: tuple[str, ...],
-    scored: int, on: str, providers: tuple[str, ...], required: str, out: Path | None, as_json: bool,
+    scored: int, on: str, providers: tuple[str, ...], required: str, probe: Path | None, out: Path | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Say which layer costs accuracy, or where MODEL runs.
 
     Each layer is changed alone, by each option: what that costs, what it saves, and what the layer takes on the device.
     Of an artifact's folder, or a bare .onnx or .tflite file without --data, it is told which node runs on which unit:
     its share of the multiply-accumulates and of the time, why others did not take it, and what to change.
+    With --predict nothing is changed or asked: the latency on a device is computed, as MODEL is and as int8 and int4.
     """
+    if probe is not None:
+        return _predict(context, model, data, probe, as_json)
     from ..devices.device import find_device
 
     device = find_device(on)
@@ -130,6 +136,24 @@ def explain(
         if out is not None:
             explained.save(found, out)
     click.echo(explained.to_json(found), nl=False) if as_json else explained.render(found)
+    return FITS
+
+
+def _predict(context: click.Context, model: str, data: Path | None, probe: Path, as_json: bool) -> int:
+    others = {"options": "--option", "layers": "--layers", "scored": "--scored", "on": "--on", "out": "--out",
+              "providers": "--provider", "required": "--require-unit"}  # fmt: skip
+    given = [option for name, option in others.items() if _is_named(context, name)]
+    if given:
+        raise click.UsageError(f"--predict computes; it goes with --data and --json, without: {', '.join(given)}.")
+    with progress(quiet=as_json) as tell, compressing():
+        from . import predicted
+
+        known = predicted.read_probe(probe)
+        if _is_file(model):
+            found = predicted.predicted(Path(model), known, tell)
+        else:
+            found = predicted.predicted_model(model, data, known, tell)
+    click.echo(predicted.to_json(found)) if as_json else predicted.render(found)
     return FITS
 
 

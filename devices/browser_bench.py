@@ -34,6 +34,7 @@ from ..runtime.bench import (
     refuse_nothing,
     with_doubts,
 )
+from ..runtime.errors import UnsupportedError
 from ..runtime.machine import Counters, Doubt, counters, disturbance, this_machine
 from ..runtime.session import LoadedModel
 from ..runtime.timing import Timing
@@ -50,16 +51,20 @@ def bench(
     threads: int | None = None,
     providers: Sequence[str] = BACKENDS,
     inputs: Path | None = None,
+    batch: int | None = None,
+    sustain: float | None = None,
     limit_s: float = LIMIT_S,
 ) -> tuple[Timing, ...]:
     """Time web builds in turn, all in one page: see `runtime.bench.bench`, whose rounds and stops these are.
 
     `providers` are the backends in the order in which they are tried; the golden samples decide, for each build.
-    Raises what `open_browser` and `Browser.open` raise besides.
+    Raises UnsupportedError for `batch` and `sustain`, and what `open_browser` and `Browser.open` raise besides.
 
     >>> bench(["site"], threads=1)[0].providers
     ('wasm',)
     """
+    if batch is not None or sustain is not None:
+        raise UnsupportedError("a browser is timed without --batch and --sustain; leave them out")
     refuse_nothing(len(paths), runs, threads)
     given = None if inputs is None else read_inputs(inputs)
     sites = {str(index): read_artifact(path) for index, path in enumerate(paths)}

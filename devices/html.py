@@ -16,7 +16,7 @@ from ..runtime.errors import UsageError
 from .budget import SAME_MEMORY, SAME_SIZE, SAME_SPEED
 from .charts import Picture, change
 from .measure import Row, speed
-from .pictures import latency, look, placement, ships, trade
+from .pictures import latency, look, placement, ships, sustained, trade
 from .provenance import models, setting
 from .report import NONE, Cells, Report, cells, sections, where
 from .words import show_bytes, show_ms, show_points, show_times
@@ -80,6 +80,7 @@ def _sections(report: Report) -> Iterator[str]:
     hint = "The dashed line is the Pareto front: nothing beats a model on it on both axes. Hollow marks are behind it."
     yield _charts("Size, latency, score", hint, trade(report))
     yield _charts("Latency", "", latency(report))
+    yield _charts("Sustained", "What the latency became without a pause between runs.", sustained(report))
     yield _charts("Where it runs", "The share of the multiply-accumulates on each unit.", placement(report))
     yield _told(report)
     yield _provenance(report)

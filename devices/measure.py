@@ -17,6 +17,7 @@ from ..runtime.session import LoadedModel, load
 from ..runtime.timing import LanguageTiming, Timing, from_json
 from .device import Device
 from .links import Link, connect
+from .sweep import Tried
 
 Score = Callable[[LoadedModel], Mapping[str, float]]
 Progress = Callable[[str], None]
@@ -56,7 +57,8 @@ class Row:
     `timing` and `alone` are None where the device could not be reached, `score` and `selftest` where there was nothing
     to judge by. `kept` and `why` are the verdict on the step that made it. `compressed` is the size as a download,
     deflated, as web servers and packages do it; None in reports of older versions. `history` and `tools` are the
-    artifact's: what was done to the model, and the versions that wrote the file.
+    artifact's: what was done to the model, and the versions that wrote the file. `tried` are other threads and batches,
+    `repeats` the medians in ms of further processes, where they were asked for.
     """
 
     name: str
@@ -75,6 +77,8 @@ class Row:
     compressed: int | None = None
     history: tuple[Step, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    tried: tuple[Tried, ...] = ()
+    repeats: tuple[float, ...] = ()
 
 
 def measure(

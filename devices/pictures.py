@@ -43,6 +43,25 @@ def latency(report: Report) -> list[Picture]:
     return found
 
 
+def sustained(report: Report) -> list[Picture]:
+    """How the latency went through the minutes of a sustained run, and how warm the processor became."""
+    seen = [(row, row.timing.sustained) for row in report.rows if row.timing is not None and row.timing.sustained]
+    found = []
+    for up, words, of, told in (
+        ("latency, median of the second", show_ms, lambda m: m.p50, "Second by second, without a pause."),
+        ("temperature", lambda x: f"{x:.0f} °C", lambda m: m.temperature_c, "The hottest sensor of the processor."),
+        ("frequency", lambda x: f"{x:.0f} MHz", lambda m: m.frequency_mhz, "The fastest core."),
+    ):
+        lines = [
+            Series(row.name, look(report, row), tuple((m.at, of(m)) for m in s.curve if of(m) is not None))
+            for row, s in seen
+        ]
+        lines = [line for line in lines if len(line.points) > 1]
+        if lines:
+            found.append(Picture(curves(lines, "second", lambda x: f"{x:.0f}", up, words), told))
+    return found
+
+
 def placement(report: Report) -> list[Picture]:
     """Where the work of each model runs: of the rows that have a `placement`, which tells the share of each unit."""
     placed = [(row.name, shares) for row in report.rows if (shares := _shares(row))]

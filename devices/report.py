@@ -14,7 +14,10 @@ from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
 from ..runtime.timing import read_language, read_timing
 from .device import Device
+from .lasting import show_sustained
 from .measure import Alone, Row, speed
+from .repeat import show_repeats
+from .sweep import Tried, show_tried
 from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_times
 
 if TYPE_CHECKING:
@@ -224,6 +227,15 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     texts = [f"{row.name}: {line}" for row in report.rows for line in _language(row)]
     if texts:
         yield "text", texts
+    tried = [f"{row.name}: {line}" for row in report.rows for line in show_tried(row.tried)]
+    if tried:
+        yield "threads and batches", tried
+    repeats = [f"{row.name}: p50 {show_repeats(row.repeats)}" for row in report.rows if row.repeats]
+    if repeats:
+        yield "repeated", repeats
+    lasting = [f"{row.name}: {show_sustained(s)}" for row in report.rows if row.timing and (s := row.timing.sustained)]
+    if lasting:
+        yield "sustained", lasting
     scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]
     if scores:
         yield "scores", scores
@@ -299,6 +311,8 @@ def _row(raw: dict[str, Any]) -> Row:
             "selftest": selftest and SelfTest(**selftest | {"difference": float(selftest["difference"])}),
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
             "history": tuple(Step(**step) for step in raw.get("history", ())),
+            "tried": tuple(Tried(**one) for one in raw.get("tried", ())),
+            "repeats": tuple(raw.get("repeats", ())),
         }
     )
 

@@ -104,6 +104,18 @@ def macs(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
     return found
 
 
+def all_shapes(path: Path, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Shape]:
+    """The shape of every value of a file, by name, on `inputs`; without those that are no arrays.
+
+    Raises EngineError where the file does not run on the inputs.
+    """
+    model = onnx.load(str(path))
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes |= {name: array.shape for name, array in inputs.items()}
+    written = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    return shapes | _seen(path, model, [name for name in written if name not in shapes], inputs)
+
+
 def _shapes(path: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> Mapping[str, Shape]:
     """The shapes of all that the counted nodes read and write."""
     graph = model.graph

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import sustain as lasting
 from .arrays import read_arrays
 from .artifact import GOLDEN, Artifact, Port
 from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
@@ -64,11 +65,14 @@ def bench(
     threads: int | None = None,
     providers: Sequence[str] = ("cpu",),
     inputs: Path | None = None,
+    batch: int | None = None,
+    sustain: float | None = None,
     limit_s: float = LIMIT_S,
 ) -> tuple[Timing, ...]:
     """Time artifacts in turn in this process: at least `runs` calls each, or what fits into `limit_s` seconds each.
 
-    Each runs its first golden sample, or the arrays of the `.npz` file `inputs`, or (with a doubt) invented ones.
+    Each runs its first golden sample, or the arrays of the `.npz` file `inputs`, or (with a doubt) invented ones,
+    repeated up to `batch` samples. After that the last artifact runs for `sustain` seconds without a pause.
     Raises UsageError for runs, threads or paths that cannot be right, DataError for the inputs, and what `load` raises.
 
     >>> bench(["out/digits", "out/digits-int8"], threads=1)[1].p50
@@ -79,7 +83,7 @@ def bench(
     before = counters()
     subjects, cold_start_ms = [], None
     for path in paths:
-        subjects.append(_open(path, threads, providers, given))
+        subjects.append(_open(path, threads, providers, given, batch))
         cold_start_ms = cold_start_ms or _age_ms()
     alone = len(subjects) == 1
     with _quiet():
@@ -87,7 +91,7 @@ def bench(
     memory, seen, machine = peak_memory(), disturbance(before, counters()), this_machine()
     language = _language(subjects[0].model, limit_s) if alone else ()
     run = uuid.uuid4().hex
-    timings = (
+    timings = [
         Timing(
             name=subject.model.artifact.name,
             run=run,
@@ -106,7 +110,9 @@ def bench(
             language=language,
         )
         for subject, blocks in zip(subjects, rounds, strict=True)
-    )
+    ]
+    if sustain is not None:
+        timings[-1] = replace(timings[-1], sustained=lasting.sustain(subjects[-1].call, sustain))
     return with_doubts(tuple(timings))
 
 
@@ -181,12 +187,18 @@ def block(call: Callable[[], object], least: int, limit_s: float) -> tuple[float
 
 
 def _open(
-    path: str | Path, threads: int | None, providers: Sequence[str], given: Mapping[str, np.ndarray] | None
+    path: str | Path,
+    threads: int | None,
+    providers: Sequence[str],
+    given: Mapping[str, np.ndarray] | None,
+    batch: int | None,
 ) -> _Subject:
     start = time.perf_counter()
     model = load(path, threads=threads, providers=providers)
     loaded = time.perf_counter()
     inputs, doubts = inputs_of(model, given)
+    if batch is not None:
+        inputs = _repeated(model.inputs, inputs, batch)
     prepared = time.perf_counter()
     try:
         model(**inputs)
@@ -253,6 +265,15 @@ def batch_of(ports: Sequence[Port], shapes: Mapping[str, tuple[int, ...]]) -> in
     return next(free, 1)
 
 
+def _repeated(ports: Sequence[Port], inputs: Mapping[str, np.ndarray], batch: int) -> Mapping[str, np.ndarray]:
+    """The inputs with their samples over and over, until there are `batch`. Raises UsageError where that cannot be."""
+    free = {port.name for port in ports if port.shape and isinstance(port.shape[0], str)}
+    if not free or batch < 1:
+        seen = ", ".join(map(str, ports))
+        raise UsageError(f"a batch of {batch}; expected 1 or more, and an input with a free first axis, not {seen}")
+    return {n: np.resize(a, (batch, *a.shape[1:])) if n in free else a for n, a in inputs.items()}
+
+
 def with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
     """Timings of one run with all that speaks against them."""
     shapes = {str(sorted(timing.shapes.values())) for timing in timings}
@@ -276,6 +297,8 @@ def _doubts(timing: Timing) -> Iterator[Doubt]:
         yield Doubt("governor", f"the frequency governor is {machine.governor}; set it to performance")
     if timing.threads is not None and timing.threads > machine.cores:
         yield Doubt("threads", f"{timing.threads} threads on {machine.cores} cores; use at most {machine.cores}")
+    if timing.sustained is not None:
+        yield from lasting.doubts(timing.sustained)
 
 
 @contextmanager
@@ -303,6 +326,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
     parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
+    parser.add_argument("--batch", type=int, metavar="N", help="samples in a call (as many as the inputs hold)")
+    parser.add_argument("--sustain", type=float, metavar="SECONDS", help="then run the last one without a pause")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="the most for each (60)")
     return parser
 
 
@@ -323,6 +349,9 @@ def main(
             threads=options.threads,
             providers=options.provider or usual,
             inputs=options.inputs,
+            batch=options.batch,
+            sustain=options.sustain,
+            limit_s=options.limit,
         )
     except EdgepressError as error:
         print(error, file=sys.stderr)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import DataError
 from .machine import Disturbance, Doubt, Machine
+from .sustain import Sustained, read_sustained
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Timing:
     and `peak_memory` (bytes; Python, NumPy and the engine included) are None where several artifacts shared the
     process, or where the system does not tell. `threads=None` left the number to the engine. `shapes` are those of
     the inputs, `batch` the number of samples in a call. `language` is how fast a model alone in its process reads and
-    writes text, a context length after the other; empty for others.
+    writes text, a context length after the other; empty for others. `sustained` is what became of the latency in a
+    run of minutes, where one was asked for.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Timing:
     disturbance: Disturbance
     doubts: tuple[Doubt, ...] = ()
     language: tuple[LanguageTiming, ...] = ()
+    sustained: Sustained | None = None
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -115,6 +118,7 @@ def from_json(text: str) -> tuple[Timing, ...]:
 
 def read_timing(raw: dict[str, Any]) -> Timing:
     """A Timing from the dictionary that `asdict` makes of it. Raises TypeError, KeyError where it is something else."""
+    sustained = raw.get("sustained")
     return Timing(
         **raw
         | {
@@ -125,6 +129,7 @@ def read_timing(raw: dict[str, Any]) -> Timing:
             "disturbance": Disturbance(**raw["disturbance"]),
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
             "language": tuple(read_language(one) for one in raw.get("language", ())),
+            "sustained": None if sustained is None else read_sustained(sustained),
         }
     )
 

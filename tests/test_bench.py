@@ -279,3 +279,32 @@ def test_a_unit_that_was_stepped_down_from_is_a_doubt(make_artifact):
     assert [doubt.text for doubt in timing.doubts if doubt.code == "fallback"] == [
         "acl did not run it; the model ran on cpu"
     ]
+
+
+def test_the_last_artifact_is_run_without_a_pause(make_artifact):
+    first, last = bench([make_artifact("one").path, make_artifact("wide", width=256).path], runs=3, sustain=0.2)
+    assert first.sustained is None
+    assert last.sustained is not None
+    assert last.sustained.runs > 1
+    done = run_bench(make_artifact("one").path, "--runs", 3, "--sustain", 0.1)
+    assert from_json(done.stdout)[0].sustained is not None
+
+
+def test_a_batch_repeats_the_samples_of_the_inputs(make_artifact):
+    (timing,) = bench([make_artifact("one", batch=2).path], runs=3, batch=5)
+    assert dict(timing.shapes) == {"x": (5, 64)}
+    assert timing.batch == 5
+    (again,) = from_json(run_bench(make_artifact("one").path, "--runs", 3, "--batch", 4, "--limit", 1).stdout)
+    assert again.batch == 4
+
+
+def test_a_batch_needs_a_free_first_axis_and_a_sample(make_artifact, tmp_path):
+    import onnx
+
+    fixed = onnx.load(make_artifact("one").path / "model.onnx")
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    with pytest.raises(UsageError, match="a batch of 0; expected 1 or more, and an input with a free first axis"):
+        bench([make_artifact("one").path], batch=0)
+    with pytest.raises(UsageError, match=r"a batch of 4; expected 1 or more, .* not x float32\[1, 64\]"):
+        bench([tmp_path / "fixed.onnx"], batch=4)

@@ -10,7 +10,7 @@ import pytest
 
 from edgepress.devices import find_device
 from edgepress.devices.browser import BrowserEngine, Opened
-from edgepress.devices.browser_bench import _doubts, descendants
+from edgepress.devices.browser_bench import _doubts, bench, descendants
 from edgepress.devices.links import connect
 from edgepress.devices.measure import Row, measure, speed
 from edgepress.runtime.artifact import Artifact, Port
@@ -130,3 +130,9 @@ def test_a_backend_that_was_passed_over_and_a_coarse_clock_are_doubts():
     assert first.text == "wasm-threads was passed over: the golden samples come out 2.0e-1 apart"
     assert second.code == "clock"
     assert not list(_doubts(replace(engine, opened=replace(opened, refused=[], isolated=True))))
+
+
+@pytest.mark.parametrize("asked", [{"batch": 2}, {"sustain": 1.0}])
+def test_what_a_browser_does_not_do_is_refused_by_name(asked):
+    with pytest.raises(UnsupportedError, match="a browser is timed without --batch and --sustain; leave them out"):
+        bench(["site"], **asked)

@@ -374,6 +374,16 @@ WRONG = [
     ("report linear.onnx changed", "changed/model.onnx has "),
     ("report linear.onnx --data nan.npz", "--data goes with --task, whose score it is for; name both or none."),
     ("report linear.onnx --input no.npz", "no.npz cannot be read as an .npz or .npy"),
+    ("explain linear.onnx --predict no.json", "no.json cannot be read ([Errno 2] No such file or directory"),
+    ("explain linear.onnx --predict pass.toml", "pass.toml: this is no probe ("),
+    (
+        "explain linear.onnx --predict no.json --on pi5 --scored 1",
+        "--predict computes; it goes with --data and --json",
+    ),
+    ("report linear.onnx --threads 0", "--threads 0: expected a number from 1 on, or best."),
+    ("report linear.onnx --threads most", "--threads most: expected a number from 1 on, or best."),
+    ("report linear.onnx --batch 1;2", "--batch 1;2: expected numbers from 1 on with commas between, as 1,4,16"),
+    ("report linear.onnx --sustain long", "'long' is no time; expected one above 0 as 90s, 5m or 1h"),
     ("report linear.onnx --out theirs", "theirs/report.md is not a report of edgepress and would be lost"),
 ]
 

@@ -26,7 +26,7 @@ def test_without_a_command_the_devices_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["set"], "unknown command 'set'; known: setup"),
+        (["set"], "unknown command 'set'; known: probe, setup"),
         (["setup", "local"], "'local' needs no setup, or has none; set up ssh://user@host or emu://pi5"),
         (["setup", "ssh://"], "'ssh://' is no address of a device"),
         (["setup", "ssh://a", "--engine", "gguf"], "unknown engine with wheels 'gguf'; known: onnx, tflite"),
@@ -49,6 +49,19 @@ def test_a_report_on_one_board_is_a_report_as_on_this_machine(board, make_artifa
     assert [row["selftest"]["cases"] for row in raw["rows"]] == [1, 1]
     assert len({row["timing"]["run"] for row in raw["rows"]}) == 1
     assert "judged-here" not in json.dumps(raw)
+
+
+def test_a_board_is_probed_and_runs_without_a_pause(board, make_artifact, tmp_path):
+    said = edgepress(
+        "devices", "probe", board.address(), "--threads", 1, "--seconds", 0.5, "--out", tmp_path / "p.json"
+    )
+    assert said.code == 0, said.err
+    said = edgepress("report", make_artifact("base").path, "--on", board.address(), "--runs", 3, "--threads", "best",
+                     "--sustain", "0.5s", "--repeat", 2, "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    (row,) = said.json["rows"]
+    assert row["timing"]["sustained"]["runs"] > 0
+    assert len(row["repeats"]) == 2
 
 
 def test_a_report_on_one_board_that_fails_is_one_line(board, make_artifact):
@@ -83,3 +96,39 @@ def test_clean_removes_the_folder(board):
     assert said.code == 0
     assert said.out == f"removed: what edgepress had on {board.address('old')}\n"
     assert not folder.exists()
+
+
+def test_a_device_is_probed_and_a_latency_there_is_predicted(linear, perceptron_task, tmp_path):
+    out = tmp_path / "probe.json"
+    said = edgepress("devices", "probe", "--threads", 1, "--seconds", 0.5, "--out", out)
+    assert said.code == 0
+    assert said.out.startswith(f"written: {out} (")
+    said = edgepress("explain", linear, "--predict", out, "--json")
+    assert said.code == 0
+    assert {"as is", "int8", "int4"} == set(said.json["ms"])
+    assert said.json["measured"] > 0
+    said = edgepress("explain", perceptron_task, "--predict", out)
+    assert said.code == 0
+    assert said.out.startswith("perceptron on ")
+    assert edgepress("devices", "probe", "--seconds", 0.5, "--out", out).code == 0  # a probe is replaced
+
+
+def test_report_tries_threads_and_batches_repeats_and_runs_without_a_pause(linear):
+    said = edgepress("report", linear, "--runs", 3, "--threads", "best", "--batch", "1,2", "--repeat", 2,
+                     "--sustain", "1s", "--json")  # fmt: skip
+    assert said.code == 0
+    (row,) = said.json["rows"]
+    assert said.json["device"]["threads"] in [one["threads"] for one in row["tried"][:-2]]
+    assert [one["batch"] for one in row["tried"][-2:]] == [1, 2]
+    assert len(row["repeats"]) == 2
+    assert row["timing"]["sustained"]["runs"] > 0
+
+
+def test_a_device_without_an_address_is_not_probed_and_what_is_no_probe_is_not_replaced(tmp_path):
+    said = edgepress("devices", "probe", "pi5", "--out", tmp_path / "probe.json")
+    assert said.code == 2
+    assert said.complaint.startswith("pi5 has no address, so it cannot be probed; name one as ssh://")
+    assert not (tmp_path / "probe.json").exists()
+    (tmp_path / "theirs").write_text("{}", encoding="utf-8")
+    said = edgepress("devices", "probe", "--out", tmp_path / "theirs")
+    assert said.complaint == f"{tmp_path / 'theirs'} is no probe of edgepress and would be lost; name another file"

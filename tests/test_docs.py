@@ -19,6 +19,7 @@ AFTER = {
     "parity": ("command-line",),
     "runtime": ("command-line",),
     "report": ("command-line",),
+    "measuring": ("command-line",),
     "devices": ("command-line",),
     "onnx-files": ("command-line",),
     "placement": ("command-line",),

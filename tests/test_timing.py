@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgepress.runtime.errors import DataError
 from edgepress.runtime.machine import Disturbance, Doubt, Machine
+from edgepress.runtime.sustain import Moment, Sustained
 from edgepress.runtime.timing import LanguageTiming, Timing, from_json, read_timing, to_json
 
 MACHINE = Machine("aarch64", "Cortex-A76", 4, 8192, "Linux 6.6", "3.12.1", "ondemand", 2400.0, 48.2, 0.3)
@@ -88,7 +89,7 @@ def test_what_no_bench_printed_is_refused_with_its_beginning(text):
     assert repr(text[:60]) in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", [name for name in asdict(TIMING) if name != "language"])
+@pytest.mark.parametrize("missing", [name for name in asdict(TIMING) if name not in ("language", "sustained")])
 def test_a_timing_lacks_nothing(missing):
     raw = asdict(TIMING)
     del raw[missing]
@@ -115,3 +116,12 @@ def test_what_is_seen_of_a_language_model_comes_back_and_gives_its_share():
     assert from_json(json.dumps(raw))[0].language == (seen,)
     assert seen.share == pytest.approx(0.45)
     assert replace(seen, read=None).share is None
+
+
+def test_a_sustained_run_comes_back_and_an_older_version_has_none():
+    seen = Sustained(2.0, 30, (Moment(1.0, 15, 3.0, 4.0, 51.2, None, ("throttled",), None),), None)
+    timing = replace(TIMING, sustained=seen)
+    assert from_json(to_json([timing]))[0] == timing
+    raw = asdict(TIMING)
+    del raw["sustained"]
+    assert read_timing(raw).sustained is None
