@@ -1,6 +1,7 @@
 """A board for the tests: a private sshd on loopback with keys of its own, and a wire to it that can be slow, or cut."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,23 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.runtime.errors import DeviceError
+
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:" + os.environ["PATH"]) or "sshd"
 # Debian's Python has no numpy; the board's is the tests' own. The engine is lent to its venv, not installed again.
 _BASE = Path(sys.base_prefix) / "bin"
 _LENT = {str(Path(find_spec(name).origin).parents[1]) for name in ("numpy", "onnxruntime", "flatbuffers")}  # pyright: ignore
+
+
+@contextmanager
+def fetching() -> Iterator[None]:
+    """What is done in here needs the registries; without a network the test is skipped, and says so."""
+    try:
+        yield
+    except DeviceError as error:
+        if re.search("could not get arm64 packages|no wheels could be fetched", str(error)):
+            pytest.skip(f"NOTHING CAN BE FETCHED HERE, a device cannot be set up: {error}")
+        raise
 
 
 @dataclass

@@ -9,7 +9,7 @@ from edgepress.devices.emulated import BOARDS, emulation_folder, open_emulated
 from edgepress.devices.setup import clean, set_up
 from edgepress.runtime.errors import DeviceError, UnknownName
 
-from .boards import none_left
+from .boards import fetching, none_left
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,8 @@ def pi5(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     try:
-        set_up("emu://pi5", tell=print)
+        with fetching():
+            set_up("emu://pi5", tell=print)
         yield "emu://pi5"
     finally:
         patch.undo()

@@ -7,7 +7,7 @@ from edgepress.devices.board import open_board
 from edgepress.devices.setup import Target, clean, fetch_wheels, read_target, set_up
 from edgepress.runtime.errors import DeviceError, UnknownName, UsageError
 
-from .boards import none_left, running_board
+from .boards import fetching, none_left, running_board
 
 PI = {"python": "/usr/bin/python3", "version": [3, 11], "bits": 64, "arch": "aarch64", "libc": "glibc",
       "libc_version": "2.36"}  # fmt: skip
@@ -21,7 +21,8 @@ def board(tmp_path_factory):
 
 def test_a_device_without_network_gets_its_wheels_from_here_and_gives_all_back(board):
     address, told = board.address("offline"), []
-    installed = set_up(address, offline=True, tell=told.append)
+    with fetching():
+        installed = set_up(address, offline=True, tell=told.append)
     assert set(installed) == {"python", "numpy", "onnxruntime"}
     record = json.loads((board.home / "offline" / "setup.json").read_text())
     assert record["installed"] == installed
@@ -44,7 +45,8 @@ def test_a_device_without_network_gets_its_wheels_from_here_and_gives_all_back(b
 
 def test_a_device_with_network_installs_by_its_own_pip(board):
     told = []
-    installed = set_up(board.address("online"), tell=told.append)
+    with fetching():
+        installed = set_up(board.address("online"), tell=told.append)
     assert installed["onnxruntime"]
     assert not any(text.startswith("sending") for text in told)
     clean(board.address("online"))
@@ -99,7 +101,8 @@ def test_a_device_without_python_is_told_what_installs_it():
 
 
 def test_wheels_fit_the_device_and_not_this_machine(tmp_path):
-    fetch_wheels(Target("", (3, 12), "aarch64", 36), ["numpy"], tmp_path)
+    with fetching():
+        fetch_wheels(Target("", (3, 12), "aarch64", 36), ["numpy"], tmp_path)
     (wheel,) = tmp_path.iterdir()
     assert "cp312" in wheel.name
     assert wheel.name.endswith("aarch64.whl")
