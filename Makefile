@@ -4,6 +4,8 @@ VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A file of tests a process, on each core; the models are small, and one thread each is the fastest then.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PINS := pyproject.toml constraints.txt
 
 .PHONY: help demo test test-all lint bench clean
@@ -16,10 +18,10 @@ demo: $(VENV)/.samples ## train a small network, make it smaller and faster, pri
 	  --budget "size<105kB, drop<0.5%" --out $(OUT)/ --force
 
 test: $(VENV)/.test ## run the test suite; ARGS="-k golden" picks some
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.test ## run the slow tests too, and properties on new examples
-	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	HYPOTHESIS_PROFILE=random $(PYTEST) -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and pyright
 	$(BIN)/ruff check .
