@@ -170,7 +170,7 @@ def cells(row: Row, base: Row) -> Cells:
         size=show_bytes(row.bytes),
         size_times="" if row is base else show_times(row.bytes / base.bytes),
         p50=NONE if row.timing is None else show_ms(row.timing.p50),
-        p99=NONE if row.timing is None else show_ms(row.timing.p99),
+        p99=NONE if row.timing is None or row.timing.averaged else show_ms(row.timing.p99),
         speed=times,
         spread=spread,
         load=_ms(alone.load_ms),

@@ -264,7 +264,7 @@ def with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
 
 def _doubts(timing: Timing) -> Iterator[Doubt]:
     runs, p50, machine, seen = len(timing.samples), timing.p50, timing.machine, timing.disturbance
-    if runs < 100:
+    if runs < 100 and not timing.averaged:
         yield Doubt("few-runs", f"p99 from {runs} runs; needs at least 100")
     if timing.p90 > 1.1 * p50:
         yield Doubt("noisy", f"runs vary by {timing.p90 / p50 - 1:.0%} (p90 over p50); close other programs")
@@ -296,14 +296,15 @@ def _age_ms() -> float | None:
     return None if age is None else 1000 * age
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
-    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare model file")
-    parser.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
-    parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
-    parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
-    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The arguments of a bench, on whatever device."""
+    found = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
+    found.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare model file")
+    found.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
+    found.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
+    found.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
+    found.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
+    return found
 
 
 def main(
@@ -315,7 +316,7 @@ def main(
 
     `run` takes what `bench` takes: another kind of device has its own, with its `usual` providers.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         timings = run(
             options.paths,
