@@ -24,6 +24,7 @@ from ..runtime.artifact import Artifact, read_artifact
 from ..runtime.bench import LIMIT_S, in_turn, parser, refuse_nothing, with_doubts
 from ..runtime.errors import DeviceError, UnsupportedError
 from ..runtime.machine import Disturbance, Doubt, Machine
+from ..runtime.tflite_notes import first_shapes
 from ..runtime.timing import AVERAGES, Timing, to_json
 
 _N = r"([\d.]+(?:e[+-]?\d+)?)"  # a C++ stream turns to 1.23457e+06 from seven digits on
@@ -163,15 +164,15 @@ class _Subject:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Those that the file has: a free axis stands at 1 in it. Empty for a bare file."""
-        ports = self.artifact.inputs
-        return {port.name: tuple(1 if isinstance(size, str) else size for size in port.shape) for port in ports}
+        """Those of the file's first graph, which is the one that the tool runs."""
+        return first_shapes(self.artifact.model)
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
         least, most = min(self.counts), max(self.counts)
+        seen = ", ".join(f"{name}{list(shape)}" for name, shape in self.shapes.items())
         runs = f"{least}" if least == most else f"{least} to {most}"
         return (
             Doubt(AVERAGES, f"averages of {runs} runs each, as benchmark_model tells them; no percentiles"),
-            Doubt("invented-inputs", "benchmark_model invents its inputs; the golden samples are not run"),
+            Doubt("invented-inputs", f"benchmark_model invents the inputs of the first graph ({seen})"),
         )
