@@ -29,8 +29,8 @@ _BUSY, _NOT_THERE = 75, 76
 _CODE = "edgepress exit code "
 _EXAMPLE = f"{SCHEME}://SERIAL?benchmark=path/to/benchmark_model"
 
-# What adb and Android say -> what it means, and what to do.
-_REASONS = (
+# What adb says, or what Android says -> what it means, and what to do.
+_OF_ADB = (
     ("unauthorized|still authorizing", "{serial} has not let this machine in; unlock its screen and accept the "
      "question about USB debugging"),
     ("no permissions", "this user may not open {serial}; install the udev rules: sudo apt-get install "
@@ -38,6 +38,8 @@ _REASONS = (
     ("device offline", "{serial} is offline; plug it in again, or: adb -s {serial} reconnect"),
     ("device '.*' not found|no devices|device not found", "there is no device {serial}; see: adb devices, and for one "
      "in the network: adb connect {serial}"),
+)  # fmt: skip
+_OF_ANDROID = (
     ("No space left on device|Disk quota exceeded", "no space is left on {serial} for {folder}; free some there"),
     ("not executable|Exec format error", "{tool} is not for the processor of {serial} ({abi}); take LiteRT's "
      "benchmark_model for Android on {abi}"),
@@ -78,7 +80,10 @@ _ARCHES = {"arm64-v8a": "aarch64", "armeabi-v7a": "armv7l", "x86_64": "x86_64", 
 
 @dataclass(frozen=True)
 class Phone:
-    """A device that adb reaches, and the benchmark's file here (None where the address names none)."""
+    """A device that adb reaches, and the benchmark's file here (None where the address names none).
+
+    `sent` holds what was brought in this connection: path there -> path here.
+    """
 
     serial: str
     benchmark: Path | None
@@ -147,7 +152,8 @@ class Phone:
         if code == _BUSY:
             raise DeviceError(f"another run is using {self.serial}; wait until it has ended, two disturb each other")
         if code:
-            raise DeviceError(self._why(litert_bench.complaint(said) or f"exit code {code}, and nothing said", said))
+            told = litert_bench.complaint(said) or f"exit code {code}, and nothing said"
+            raise DeviceError(self._why(f"{self.serial}: {told}", said, _OF_ANDROID))
         return said
 
     def clean(self) -> None:
@@ -171,7 +177,7 @@ class Phone:
         if code == _NOT_THERE:
             raise DeviceError(f"{FOLDER} cannot be made on {self.serial} ({_last(said)}); is there space left?")
         if code:
-            raise DeviceError(self._why(_last(said) or f"exit code {code}, and nothing said", said))
+            raise DeviceError(self._why(f"{self.serial}: {_last(said)} (exit code {code})", said, _OF_ANDROID))
         return said
 
     def _script(self, line: str, timeout: float) -> tuple[int, str]:
@@ -196,15 +202,15 @@ class Phone:
     def _lost(self, done: Done) -> str:
         said = f"{done.output}\n{done.errors}"
         lost = f"the link to {self.serial} was lost ({_last(said)}); is it plugged in? the same command goes again"
-        return self._why(lost, said) if done.code > 0 else lost
+        return self._why(lost, said, (*_OF_ADB, *_OF_ANDROID))
 
-    def _why(self, otherwise: str, said: str) -> str:
+    def _why(self, otherwise: str, said: str, reasons: Sequence[tuple[str, str]]) -> str:
         """One line for what is seen, with the remedy where it is a known one."""
-        for pattern, meaning in _REASONS:
+        for pattern, meaning in reasons:
             if re.search(pattern, said):
                 abi = self._abi() if "{abi}" in meaning else ""
                 return meaning.format(serial=self.serial, folder=FOLDER, tool=self.benchmark, abi=abi)
-        return f"{self.serial}: {otherwise}" if self.serial not in otherwise else otherwise
+        return otherwise
 
     def _abi(self) -> str:
         with suppress(DeviceError):

@@ -64,7 +64,10 @@ def test_a_phone_has_its_benchmark_beside_the_file_and_is_called_by_its_serial(t
         ('[a]\naddress = "local"\ncolour = 1', "a has the unknown key 'colour'; known: address, benchmark, threads"),
         ('[a]\naddress = "local"\nthreads = 0', "a has threads = 0; expected a whole number from 1 on"),
         ('[a]\naddress = "local"\nthreads = true', "a has threads = True"),
-        ('[a]\naddress = "local"\nbenchmark = "b"', "a has benchmark = 'b'; expected a file, for an address adb://SERIAL"),
+        (
+            '[a]\naddress = "local"\nbenchmark = "b"',
+            "a has benchmark = 'b'; expected a file, for an address adb://SERIAL",
+        ),
         ('[a]\naddress = "adb://b"\nbenchmark = 1', "a has benchmark = 1; expected a file"),
         ('[a]\naddress = "local"\n[b]\naddress = "local"', "local stands twice"),
         ("", "names no device"),

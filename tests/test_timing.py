@@ -115,3 +115,8 @@ def test_what_is_seen_of_a_language_model_comes_back_and_gives_its_share():
     assert from_json(json.dumps(raw))[0].language == (seen,)
     assert seen.share == pytest.approx(0.45)
     assert replace(seen, read=None).share is None
+
+
+def test_samples_that_are_averages_are_known_by_their_doubt():
+    assert not TIMING.averaged
+    assert replace(TIMING, doubts=(Doubt("averages", "averages of 24 runs each"),)).averaged
