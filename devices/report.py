@@ -28,7 +28,7 @@ DISTANCES = ("kl", "perplexity")
 NONE = "—"  # not measured, or not comparable
 LEGEND = (
     "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
-    "peak memory: the whole process, with Python and the engine."
+    "peak memory: the whole process, with what runs the model (Python, the engine)."
 )
 
 
@@ -283,7 +283,8 @@ def where(report: Report) -> str:
         first = timings[0]
         threads = {None: "the engine's threads", 1: "1 thread"}.get(first.threads, f"{first.threads} threads")
         words += [f"{first.machine.cores} cores", threads, f"batch {first.batch}"]
-        words.append(f"at least {min(len(timing.samples) for timing in timings)} runs each")
+        what = "averages" if any(timing.averaged for timing in timings) else "runs"
+        words.append(f"at least {min(len(timing.samples) for timing in timings)} {what} each")
     return ", ".join(words)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from edgepress.devices import find_device, measure
 from edgepress.devices.adb import FOLDER, open_adb, read_address
-from edgepress.devices.report import cells
+from edgepress.devices.report import Report, cells, where
 from edgepress.devices.setup import clean
 from edgepress.runtime.artifact import GOLDEN, Artifact, Port, describe, write_manifest
 from edgepress.runtime.errors import DeviceError, UnsupportedError, UsageError
@@ -115,6 +115,7 @@ def test_a_model_is_sent_timed_and_told_with_its_doubts(phone, benchmark, model)
     )
     assert {"averages", "invented-inputs"} <= set(doubts)
     assert (cells(row, row).p50, cells(row, row).p99) == ("42.4 ms", "—")
+    assert "at least 10 averages each" in where(Report("twice", device, (row,)))
     assert names(phone.folder) == ["artifact.json", "benchmark_model", GOLDEN, "model.tflite"]
 
 
