@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -142,23 +143,29 @@ class Phone:
         Raises DeviceError where it fails or its time is up; it runs no longer then.
         """
         script = shlex.join(["sh", "-c", _in_folder(_BENCH), "sh", f"{seconds:.0f}", self._tool, *arguments])
+        begun = time.monotonic()
         try:
             code, said = self._script(script, seconds + _GRACE_S)
         except BaseException:  # Ctrl-C, a cable: where it is reached still, nothing goes on there
             self._quietly(_END)
             raise
-        if code in (124, 137):
+        if code in (124, 137) and time.monotonic() - begun >= seconds:
             raise DeviceError(f"no answer from {self.serial} in {seconds:.0f} s; the program was ended there")
         if code == _BUSY:
             raise DeviceError(f"another run is using {self.serial}; wait until it has ended, two disturb each other")
+        if code > 128:
+            seen = f"the benchmark was killed by signal {code - 128} on {self.serial}"
+            raise DeviceError(f"{seen}; is the memory enough, and is it LiteRT's for this Android?")
         if code:
             told = litert_bench.complaint(said) or f"exit code {code}, and nothing said"
             raise DeviceError(self._why(f"{self.serial}: {told}", said, _OF_ANDROID))
         return said
 
     def clean(self) -> None:
-        """Remove the folder on the device."""
-        self._script(f"rm -rf {FOLDER}", _ANSWER_S)
+        """Remove the folder on the device. Raises DeviceError where that fails."""
+        code, said = self._script(f"rm -rf {FOLDER}", _ANSWER_S)
+        if code:
+            raise DeviceError(f"{FOLDER} cannot be removed on {self.serial} ({_last(said)})")
 
     @cached_property
     def _tool(self) -> str:

@@ -164,6 +164,12 @@ def test_a_tool_for_another_processor_is_told_with_the_one_to_take(phone, tmp_pa
     )
 
 
+def test_a_tool_that_is_killed_is_told_with_the_signal(phone, tmp_path, model):
+    link = open_adb(address(phone, tool(tmp_path, "kill -9 $$")))
+    seen = f"the benchmark was killed by signal 9 on {phone.serial}; is the memory"
+    assert seen in refusal(link, link.put(model.path))
+
+
 def test_what_a_tool_says_of_its_own_devices_is_not_taken_for_the_phone(phone, tmp_path, model):
     link = open_adb(address(phone, tool(tmp_path, "echo 'ERROR: no devices found for OpenCL'; exit 1")))
     assert refusal(link, link.put(model.path)) == f"{phone.serial}: no devices found for OpenCL"
