@@ -44,6 +44,7 @@ def setup(address: str, engine: str, offline: bool, clean: bool, as_json: bool) 
 
     ADDRESS is ssh://user@host, with :port and /folder where they are others (the folder is ~/.edgepress), or emu://pi4
     or emu://pi5, whose arm64 Python lies in the cache folder of this user. Nothing outside that folder is changed.
+    adb://SERIAL needs no setup; --clean removes what was sent there.
     """
     from ..devices import setup as devices_setup
     from . import show

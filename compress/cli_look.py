@@ -93,7 +93,8 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
-    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5), several with commas, or a fleet.toml.
+    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5,
+    adb://SERIAL?benchmark=FILE), several with commas, or a fleet.toml.
     ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
     the others are compared with; the budget is for the last, and for those that its file names. A family stands for
     each of its members. With --compare nothing is measured: two reports are read, and the exit code is 1 where

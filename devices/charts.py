@@ -185,7 +185,8 @@ def _distribution(one: Series, ms: np.ndarray, x: Axis, top: float) -> str:
     shown = np.linspace(x.at(least), x.at(late), 72)
     heights = _density(np.asarray([x.at(float(v)) for v in ms if v <= x.high]), shown)
     outline = [(float(a), floor - 20 * float(h)) for a, h in zip(shown, heights, strict=True)]
-    told = f"{one.name}: median {show_ms(middle)}, quartiles {show_ms(low)} to {show_ms(high)}, p99 {show_ms(late)}"
+    told = f"{one.name}: median {show_ms(middle)}, quartiles {show_ms(low)} to {show_ms(high)}"
+    told += f", p99 {show_ms(late)}" if ms.size >= 100 else ""
     figures = show_ms(middle) + (f" · {beyond} beyond" if beyond else "")
     marks = [
         text(8, top + 13, _short(one.name, WIDTH - 40 - LETTER * len(figures)), "label"),

@@ -8,7 +8,8 @@ from importlib import resources
 from typing import Any
 
 from ..runtime.errors import DeviceError, UnknownName, UsageError
-from ..runtime.machine import saturates, this_machine
+from ..runtime.machine import Machine, saturates, this_machine
+from . import adb
 from .emulated import BOARDS, SCHEME
 from .links import LINKS, connect
 
@@ -66,6 +67,11 @@ class Device:
         """True where no board computes, but a program that stands in for one: nothing is timed there."""
         return self.link.startswith(f"{SCHEME}://")
 
+    @property
+    def replays(self) -> bool:
+        """True where golden samples are replayed there: an Android device only times."""
+        return not self.link.startswith(f"{adb.SCHEME}://")
+
 
 def device_names() -> tuple[str, ...]:
     """The names of all profiles."""
@@ -120,7 +126,7 @@ def _asked(address: str) -> Device:
         told = json.loads(said)
         machine, arch = told["machine"], told["machine"]["arch"]
         return Device(
-            name=address.partition("://")[2].partition("/")[0],
+            name=address.partition("://")[2].partition("?")[0].partition("/")[0],
             cpu=machine["cpu"],
             arch=arch,
             ram_mb=machine["ram_mb"],
@@ -130,7 +136,7 @@ def _asked(address: str) -> Device:
             activation=_ACTIVATIONS.get(arch.lower(), "uint8"),
             reduce_range=told["saturates"],
             link=address,
-            description=f"{machine['system']}, Python {machine['python']}",
+            description=Machine(**machine).software,
             sources=("the device itself: /proc, /sys",),
         )
     except (ValueError, KeyError, TypeError) as error:

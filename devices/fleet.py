@@ -119,7 +119,7 @@ def _computes_here(member: Member) -> bool:
 def _short(address: str) -> str:
     """`pi@host` of `ssh://pi@host`; an emulated board and a profile keep their names."""
     scheme, mark, rest = address.partition("://")
-    return rest.rstrip("/") if mark and scheme not in _HERE else address
+    return rest.partition("?")[0].rstrip("/") if mark and scheme not in _HERE else address
 
 
 def _read_file(path: Path) -> tuple[Member, ...]:
@@ -133,9 +133,19 @@ def _read_file(path: Path) -> tuple[Member, ...]:
 def _member(path: Path, name: str, table: object) -> Member:
     if not isinstance(table, dict) or not isinstance(table.get("address"), str):
         raise UsageError(f'{path}: {name} needs an address, as in: [{name}] address = "ssh://pi@10.0.0.7"')
-    if unknown := sorted(set(table) - {"address", "threads"}):
-        raise UsageError(f"{path}: {name} has the unknown key {unknown[0]!r}; known: address, threads")
+    if unknown := sorted(set(table) - {"address", "threads", "benchmark"}):
+        raise UsageError(f"{path}: {name} has the unknown key {unknown[0]!r}; known: address, benchmark, threads")
     threads = table.get("threads")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"{path}: {name} has threads = {threads!r}; expected a whole number from 1 on")
-    return Member(name, table["address"], threads)
+    return Member(name, table["address"] + _benchmark(path, name, table), threads)
+
+
+def _benchmark(path: Path, name: str, table: Mapping[str, object]) -> str:
+    """What `benchmark`, a path beside the file, adds to the address of an Android device."""
+    benchmark = table.get("benchmark")
+    if benchmark is None:
+        return ""
+    if not isinstance(benchmark, str) or not str(table["address"]).startswith("adb://"):
+        raise UsageError(f"{path}: {name} has benchmark = {benchmark!r}; expected a file, for an address adb://SERIAL")
+    return f"?benchmark={path.parent / benchmark}"

@@ -148,7 +148,7 @@ def _table(report: Report) -> str:
         lines.append(f'<tr class="{look(report, row)}"><td>{name}</td>{figures}</tr>')
     hint = (
         "Speed is the baseline's median over the model's, round by round, with its quartiles; only models that were "
-        "timed in one run have one. Memory is that of the whole process, with Python and the engine."
+        "timed in one run have one. Memory is that of the whole process, with what runs the model (Python, the engine)."
     )
     table = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return _section("All models", hint, table)

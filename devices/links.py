@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..runtime.errors import DeviceError, UnknownName
+from .adb import open_adb
 from .board import open_board
 from .emulated import open_emulated
 from .process import call, last_line
@@ -89,6 +90,7 @@ LINKS: dict[str, Callable[[str], Link]] = {
     "browser": InBrowser,
     "ssh": open_board,
     "emu": open_emulated,
+    "adb": open_adb,
 }
 
 

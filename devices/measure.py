@@ -215,7 +215,7 @@ def _selftests(
     tell: Progress,
 ) -> Sequence[SelfTest | None]:
     new = [path for a, path in zip(artifacts, paths, strict=True) if a.path not in earlier and a.asset(GOLDEN)]
-    if device.link in _HERE or not new:
+    if device.link in _HERE or not device.replays or not new:
         return [None] * len(artifacts)
     tell("replaying the golden samples")
     found = read_selftests(link.run(["-m", "edgepress.runtime.selftest", *new], TIMEOUT_S * len(new)))
@@ -307,6 +307,9 @@ def _doubts(
         yield from timing.doubts
         if form == "web" and device.link != "browser":
             yield Doubt("not-in-browser", f"timed on {device.name}, outside of a browser; in one: --on browser")
+    if not device.replays:
+        text = f"the golden samples are not replayed on {device.name}: its benchmark gives no outputs; see --on local"
+        yield Doubt("not-replayed", text)
     judged = [*(["score"] if score is not None else []), *(["self-test"] if selftest and not device.link else [])]
     if device.link not in _HERE and judged:
         text = f"{' and '.join(judged)} from this machine's engine, not from {device.name}"

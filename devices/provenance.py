@@ -26,7 +26,7 @@ def setting(report: Report) -> Iterator[Fact]:
     yield "address", device.link or "none: nothing was timed there"
     timings = [row.timing for row in report.rows if row.timing is not None]
     yield from _each("machine", (_machine(timing) for timing in timings))
-    yield from _each("system", (f"{t.machine.system}, Python {t.machine.python}" for t in timings))
+    yield from _each("system", (t.machine.software for t in timings))
     yield from _each("state", (_state(timing) for timing in timings))
     yield from _each("threads", ("the engine's choice" if t.threads is None else str(t.threads) for t in timings))
     yield from _each("run", (timing.run for timing in timings))

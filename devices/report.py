@@ -31,7 +31,7 @@ DISTANCES = ("kl", "perplexity")
 NONE = "—"  # not measured, or not comparable
 LEGEND = (
     "speed: the baseline's p50 over the row's, round by round, where both were timed in one run. "
-    "peak memory: the whole process, with Python and the engine."
+    "peak memory: the whole process, with what runs the model (Python, the engine)."
 )
 
 
@@ -173,7 +173,7 @@ def cells(row: Row, base: Row) -> Cells:
         size=show_bytes(row.bytes),
         size_times="" if row is base else show_times(row.bytes / base.bytes),
         p50=NONE if row.timing is None else show_ms(row.timing.p50),
-        p99=NONE if row.timing is None else show_ms(row.timing.p99),
+        p99=NONE if row.timing is None or row.timing.averaged else show_ms(row.timing.p99),
         speed=times,
         spread=spread,
         load=_ms(alone.load_ms),
@@ -295,7 +295,8 @@ def where(report: Report) -> str:
         first = timings[0]
         threads = {None: "the engine's threads", 1: "1 thread"}.get(first.threads, f"{first.threads} threads")
         words += [f"{first.machine.cores} cores", threads, f"batch {first.batch}"]
-        words.append(f"at least {min(len(timing.samples) for timing in timings)} runs each")
+        what = "averages" if any(timing.averaged for timing in timings) else "runs"
+        words.append(f"at least {min(len(timing.samples) for timing in timings)} {what} each")
     return ", ".join(words)
 
 

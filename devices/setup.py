@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import DeviceError, UnknownName, UsageError
+from . import adb
 from .board import Board, send
 from .debian import make_root
 from .emulated import BOARDS, SCHEME, add_boards, emulation_folder, emulator, open_emulated
@@ -97,6 +98,9 @@ def set_up(address: str, *, engine: str = "onnx", offline: bool = False, tell: T
     scheme, _, board = address.partition("://")
     if scheme == SCHEME:
         return _set_up_emulation(board, engine, tell)
+    if scheme == adb.SCHEME:
+        serial = adb.read_address(address).serial
+        raise UsageError(f"an Android device needs no setup; name the benchmark: adb://{serial}?benchmark=PATH")
     if scheme != "ssh":
         raise UsageError(f"{address!r} needs no setup, or has none; set up ssh://user@host or emu://pi5")
     shell = open_shell(address, "setup")
@@ -115,6 +119,9 @@ def clean(address: str) -> None:
     scheme = address.partition("://")[0]
     if scheme == SCHEME:
         shutil.rmtree(emulation_folder(), ignore_errors=True)
+        return
+    if scheme == adb.SCHEME:
+        adb.read_address(address).clean()
         return
     if scheme != "ssh":
         raise UsageError(f"{address!r} has nothing to clean; name ssh://user@host or emu://pi5")

@@ -285,7 +285,7 @@ def with_doubts(timings: tuple[Timing, ...]) -> tuple[Timing, ...]:
 
 def _doubts(timing: Timing) -> Iterator[Doubt]:
     runs, p50, machine, seen = len(timing.samples), timing.p50, timing.machine, timing.disturbance
-    if runs < 100:
+    if runs < 100 and not timing.averaged:
         yield Doubt("few-runs", f"p99 from {runs} runs; needs at least 100")
     if timing.p90 > 1.1 * p50:
         yield Doubt("noisy", f"runs vary by {timing.p90 / p50 - 1:.0%} (p90 over p50); close other programs")
@@ -319,17 +319,18 @@ def _age_ms() -> float | None:
     return None if age is None else 1000 * age
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
-    parser.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare model file")
-    parser.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
-    parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
-    parser.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
-    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
-    parser.add_argument("--batch", type=int, metavar="N", help="samples in a call (as many as the inputs hold)")
-    parser.add_argument("--sustain", type=float, metavar="SECONDS", help="then run the last one without a pause")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="the most for each (60)")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The arguments of a bench, on whatever device."""
+    found = argparse.ArgumentParser(prog="edgepress.runtime.bench", description="Time artifacts; prints JSON.")
+    found.add_argument("paths", nargs="+", metavar="DIR", help="an artifact's folder, or a bare model file")
+    found.add_argument("--runs", type=int, default=100, help="calls to count, at least (100)")
+    found.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
+    found.add_argument("--provider", action="append", metavar="NAME", help="execution provider, in order (cpu)")
+    found.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name (the first golden sample)")
+    found.add_argument("--batch", type=int, metavar="N", help="samples in a call (as many as the inputs hold)")
+    found.add_argument("--sustain", type=float, metavar="SECONDS", help="then run the last one without a pause")
+    found.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="the most for each (60)")
+    return found
 
 
 def main(
@@ -341,7 +342,7 @@ def main(
 
     `run` takes what `bench` takes: another kind of device has its own, with its `usual` providers.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         timings = run(
             options.paths,

@@ -35,6 +35,11 @@ class Machine:
     temperature_c: float | None
     load: float | None
 
+    @property
+    def software(self) -> str:
+        """The system, and the Python where there is one."""
+        return f"{self.system}, Python {self.python}" if self.python else self.system
+
 
 @dataclass(frozen=True)
 class Doubt:

@@ -20,6 +20,8 @@ from .errors import PortError
 
 ENTRY = "edgepress"
 _MODEL_BUFFERS, _MODEL_METADATA = 4, 6
+_MODEL_GRAPHS, _GRAPH_TENSORS, _GRAPH_INPUTS = 2, 0, 1
+_TENSOR_SHAPE, _TENSOR_NAME = 0, 3
 _METADATA_NAME, _METADATA_BUFFER = 0, 1
 _BUFFER_DATA = 0
 _DAMAGE = (OSError, struct.error, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
@@ -69,6 +71,19 @@ def read_notes(path: Path) -> Notes | None:
         return None
 
 
+def first_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The inputs of the file's first graph, by their tensors' names; empty where the file is damaged."""
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            (root,) = struct.unpack_from("<I", data, 0)
+            graph = next(_tables(data, root, _MODEL_GRAPHS))
+            tensors = list(_tables(data, graph, _GRAPH_TENSORS))
+            inputs = [tensors[index] for index in _integers(data, graph, _GRAPH_INPUTS)]
+            return {_bytes(data, one, _TENSOR_NAME).decode(): _integers(data, one, _TENSOR_SHAPE) for one in inputs}
+    except (*_DAMAGE, StopIteration):
+        return {}
+
+
 def _parse(raw: dict[str, Any]) -> Notes:
     inputs, outputs = (
         tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in raw[side]) for side in ("inputs", "outputs")
@@ -110,6 +125,11 @@ def _tables(data: mmap.mmap, table: int, number: int) -> Iterator[int]:
     start, count = _vector(data, table, number)
     for at in range(start, start + 4 * count, 4):
         yield at + struct.unpack_from("<I", data, at)[0]
+
+
+def _integers(data: mmap.mmap, table: int, number: int) -> tuple[int, ...]:
+    start, count = _vector(data, table, number)
+    return struct.unpack_from(f"<{count}i", data, start)
 
 
 def _bytes(data: mmap.mmap, table: int, number: int) -> bytes:

@@ -12,6 +12,8 @@ from .errors import DataError
 from .machine import Disturbance, Doubt, Machine
 from .sustain import Sustained, read_sustained
 
+AVERAGES = "averages"  # the code of the doubt that the samples are averages
+
 
 @dataclass(frozen=True)
 class LanguageTiming:
@@ -74,6 +76,11 @@ class Timing:
     def samples(self) -> tuple[float, ...]:
         """Every latency in ms, in the order it was taken."""
         return tuple(ms for block in self.rounds for ms in block)
+
+    @property
+    def averaged(self) -> bool:
+        """True where each sample is an average over several runs: they have no percentiles."""
+        return any(doubt.code == AVERAGES for doubt in self.doubts)
 
     @property
     def p50(self) -> float:

@@ -129,3 +129,9 @@ def test_the_parts_of_a_bar_fill_it_and_name_themselves_where_there_is_room():
     assert [label.text for label in looks(root, "inside")] == ["npu 97%", "cpu 100%"]
     assert [title.text for title in root.iter("title")] == ["a: npu 97%", "a: cpu 3%", "b: cpu 100%"]
     assert boxes[1].get("class") == boxes[2].get("class") == "part part-1", "a unit has one colour in all bars"
+
+
+def test_few_figures_have_no_99th_percentile():
+    root = read(distributions([series("a", np.linspace(1, 2, 99))]))
+    (title,) = root.iter("title")
+    assert title.text == "a: median 1.5 ms, quartiles 1.25 ms to 1.75 ms, 99 runs"

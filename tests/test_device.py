@@ -82,7 +82,7 @@ def test_a_name_cannot_leave_the_folder_of_profiles():
 
 def test_an_address_with_an_unknown_scheme_names_the_links():
     for address, scheme in (("carrier://roof", "carrier"), ("local://x", "local")):
-        with pytest.raises(UnknownName, match=rf"unknown link '{scheme}'; known: browser, emu, local, ssh"):
+        with pytest.raises(UnknownName, match=rf"unknown link '{scheme}'; known: adb, browser, emu, local, ssh"):
             find_device(address)
     with pytest.raises(UnknownName, match=r"unknown emulated board 'pi9'; known: pi4, pi5"):
         find_device("emu://pi9")

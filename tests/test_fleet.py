@@ -47,15 +47,28 @@ def test_a_file_gives_names_and_threads(tmp_path):
     assert read_fleet(str(file)) == (Member("kitchen", "ssh://pi@10.0.0.7", 2), Member("here", "local"))
 
 
+def test_a_phone_has_its_benchmark_beside_the_file_and_is_called_by_its_serial(tmp_path):
+    file = tmp_path / "fleet.toml"
+    file.write_text('[phone]\naddress = "adb://0A041F"\nbenchmark = "tools/benchmark_model"\n')
+    address = f"adb://0A041F?benchmark={tmp_path / 'tools' / 'benchmark_model'}"
+    assert read_fleet(str(file)) == (Member("phone", address),)
+    assert [member.name for member in read_fleet(f"{address},local")] == ["0A041F", "local"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[a", "cannot be read as a fleet .*; expected a table for each device"),
         ('a = "ssh://b"', r"a needs an address, as in: \[a\] address"),
         ("[a]\nthreads = 1", "a needs an address"),
-        ('[a]\naddress = "local"\ncolour = 1', "a has the unknown key 'colour'; known: address, threads"),
+        ('[a]\naddress = "local"\ncolour = 1', "a has the unknown key 'colour'; known: address, benchmark, threads"),
         ('[a]\naddress = "local"\nthreads = 0', "a has threads = 0; expected a whole number from 1 on"),
         ('[a]\naddress = "local"\nthreads = true', "a has threads = True"),
+        (
+            '[a]\naddress = "local"\nbenchmark = "b"',
+            "a has benchmark = 'b'; expected a file, for an address adb://SERIAL",
+        ),
+        ('[a]\naddress = "adb://b"\nbenchmark = 1', "a has benchmark = 1; expected a file"),
         ('[a]\naddress = "local"\n[b]\naddress = "local"', "local stands twice"),
         ("", "names no device"),
     ],

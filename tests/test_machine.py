@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,3 +121,9 @@ def test_waiting_for_idle_ends_although_a_thread_never_stops():
     assert thread.is_alive()
     stop.set()
     thread.join()
+
+
+def test_the_software_of_a_machine_is_its_system_and_its_python_where_it_has_one():
+    here = this_machine()
+    assert here.software == f"{here.system}, Python {platform.python_version()}"
+    assert replace(here, system="Android 14", python="").software == "Android 14"

@@ -115,6 +115,8 @@ def test_what_cannot_be_set_up_is_refused():
         set_up("emu://pi5", engine="tflite", tell=print)
     with pytest.raises(UsageError, match="'local' needs no setup, or has none"):
         set_up("local", tell=print)
+    with pytest.raises(UsageError, match=r"needs no setup; name the benchmark: adb://0A041F\?benchmark=PATH"):
+        set_up("adb://0A041F", tell=print)
     with pytest.raises(UsageError, match="'pi5' has nothing to clean"):
         clean("pi5")
     with pytest.raises(UnknownName, match=r"unknown emulated board 'pi9'; known: pi4, pi5"):

@@ -7,7 +7,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgepress.runtime.artifact import Port
-from edgepress.runtime.tflite_notes import ENTRY, Notes, read_notes
+from edgepress.runtime.tflite_notes import ENTRY, Notes, first_shapes, read_notes
+
+from .tflite_check import Graph, build
 
 NOTES = Notes(
     inputs=(Port("ids", "int64", ("batch", "sequence")), Port("scale", "float32", ())),
@@ -59,3 +61,14 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_is_read_without_an_acciden
 
 def test_a_missing_file_has_none(tmp_path: Path):
     assert read_notes(tmp_path / "m.tflite") is None
+
+
+def test_the_inputs_of_the_first_graph_are_read_without_an_engine(tmp_path: Path):
+    path = build(tmp_path / "m.tflite", Graph((1, 8), "long", names=("ids", "y")), Graph((1, 4), "short"))
+    assert first_shapes(path) == {"ids": (1, 8)}
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 7):
+        path.write_bytes(whole[:size])
+        first_shapes(path)
+    path.write_bytes(b"")
+    assert first_shapes(path) == {}

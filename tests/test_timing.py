@@ -125,3 +125,8 @@ def test_a_sustained_run_comes_back_and_an_older_version_has_none():
     raw = asdict(TIMING)
     del raw["sustained"]
     assert read_timing(raw).sustained is None
+
+
+def test_samples_that_are_averages_are_known_by_their_doubt():
+    assert not TIMING.averaged
+    assert replace(TIMING, doubts=(Doubt("averages", "averages of 24 runs each"),)).averaged
