@@ -50,7 +50,7 @@ def pressed(press, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Pa
 
 def test_several_formats_are_a_family_of_one_model_beside_a_baseline_of_the_first(pressed):
     report, out = pressed
-    left = ["perceptron-both", "perceptron-fp32", "report.json", "report.md"]
+    left = ["perceptron-both", "perceptron-fp32", "report.html", "report.json", "report.md"]
     assert sorted(path.name for path in out.iterdir()) == left
     assert list(read_family(out / "perceptron-both").members) == ["tflite", "onnx"]
     assert read_artifact(out / "perceptron-fp32").format == "tflite"
@@ -109,7 +109,7 @@ def test_where_no_pass_pays_there_is_no_family_and_an_old_one_goes(press, presse
     with pytest.raises(UsageError, match="perceptron-fp32 exists already"):
         press(out, TABLES)
     assert press(out, TABLES, force=True).ships == "perceptron-fp32"
-    assert sorted(path.name for path in out.iterdir()) == ["perceptron-fp32", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["perceptron-fp32", "report.html", "report.json", "report.md"]
 
 
 def test_what_another_format_has_no_terms_for_is_refused_by_name_and_the_first_one_alone_goes_on(press, tmp_path: Path):
