@@ -138,7 +138,7 @@ def render(placement: Placement, title: str, arch: str, missed: str) -> None:
     from rich.text import Text
 
     console = Console()
-    console.print(Text(title, style="bold"))
+    console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(_table(HEADS, rows(placement), right=range(2, len(HEADS))))
     groups = fallen(placement)
     if groups:

@@ -332,7 +332,7 @@ WRONG = [
     ("export task.py --to tflite,onnx,tflite --out new", "the format tflite is named twice in"),
     ("export task.py --to onnx, --out new", "unknown format ''; known: gguf, onnx, tflite"),
     ("run linear.onnx --format tflite", "linear.onnx is in the format onnx, not tflite, and is no family; leave it"),
-    ("compress task.py --on pi9", "unknown device 'pi9'; known: host, local, pi4, pi5"),
+    ("compress task.py --on pi9", "unknown device 'pi9'; known: browser, host, local, pi4, pi5"),
     ("compress task.py --on telnet://pi", "unknown link 'telnet'; known: "),
     ("compress task.py --budget speed<2ms", "unknown budget 'speed'; known: drop, latency, memory, size"),
     ("compress task.py --budget small", "the budget says 'small'; expected limits like "),
