@@ -8,7 +8,7 @@ import numpy as np
 from ..runtime.arrays import read_arrays
 from ..runtime.artifact import GOLDEN
 from ..runtime.errors import UsageError
-from ..runtime.golden import read_golden
+from ..runtime.golden import first_inputs
 from ..runtime.session import LoadedModel
 from .tokenization import read_tokenizer, text_encoder
 
@@ -27,7 +27,7 @@ def _golden(model: LoadedModel) -> dict[str, np.ndarray]:
     path = model.artifact.asset(GOLDEN)
     if path is None:
         raise UsageError(f"{model.artifact.path} has no golden samples; give --input NAME=FILE.npy")
-    return dict(read_golden(path)[0].inputs)
+    return dict(first_inputs(path))
 
 
 def _encoded(model: LoadedModel, text: str) -> dict[str, np.ndarray]:

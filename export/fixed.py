@@ -14,7 +14,7 @@ import onnx
 
 from ..runtime.artifact import GOLDEN, Artifact, Step
 from ..runtime.errors import UnsupportedError
-from ..runtime.golden import read_golden
+from ..runtime.golden import first_inputs
 from .formats import Draft, build
 
 # Where shapes are fixed, the engine knows what these give before it runs, and drops them.
@@ -36,7 +36,7 @@ def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
             f"{artifact.path} is {'a bare file' if artifact.bare else 'in the format ' + artifact.format}; shapes are "
             "fixed for an ONNX artifact with golden samples: a folder that edgepress wrote"
         )
-    sample = read_golden(golden)[0].inputs
+    sample = first_inputs(golden)
     sizes = {
         axis: sample[port.name].shape[at]
         for port in artifact.inputs

@@ -22,11 +22,12 @@ import numpy as np
 
 from . import sustain as lasting
 from .arrays import read_arrays
-from .artifact import GOLDEN, Artifact, Port
-from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
-from .golden import read_golden
+from .artifact import GOLDEN, Port
+from .errors import DataError, EngineError, UsageError
+from .golden import first_inputs
 from .invented import invent
 from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
+from .program import answer
 from .providers import short
 from .session import LoadedModel, load
 from .timing import LanguageTiming, Timing, to_json
@@ -233,22 +234,12 @@ def inputs_of(
     """What a timed call is given: `given`, the first golden sample, or (with a doubt) invented arrays."""
     if given is not None:
         return given, ()
-    golden = _golden(model.artifact)
+    golden = model.artifact.asset(GOLDEN)
     if golden is not None:
-        return golden, ()
+        return first_inputs(golden), ()
     inputs = {port.name: invent(port) for port in model.inputs}
     seen = ", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items())
     return inputs, (Doubt("invented-inputs", f"invented inputs ({seen}); name real ones with --inputs FILE.npz"),)
-
-
-def _golden(artifact: Artifact) -> Mapping[str, np.ndarray] | None:
-    path = artifact.asset(GOLDEN)
-    if path is None:
-        return None
-    cases = read_golden(path)
-    if not cases:
-        raise ArtifactError(f"{path} holds no golden samples; export the model again")
-    return cases[0].inputs
 
 
 def read_inputs(path: Path) -> Mapping[str, np.ndarray]:
@@ -343,22 +334,20 @@ def main(
     `run` takes what `bench` takes: another kind of device has its own, with its `usual` providers.
     """
     options = parser().parse_args(arguments)
-    try:
-        timings = run(
-            options.paths,
-            runs=options.runs,
-            threads=options.threads,
-            providers=options.provider or usual,
-            inputs=options.inputs,
-            batch=options.batch,
-            sustain=options.sustain,
-            limit_s=options.limit,
+    return answer(
+        lambda: to_json(
+            run(
+                options.paths,
+                runs=options.runs,
+                threads=options.threads,
+                providers=options.provider or usual,
+                inputs=options.inputs,
+                batch=options.batch,
+                sustain=options.sustain,
+                limit_s=options.limit,
+            )
         )
-    except EdgepressError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(to_json(timings))
-    return 0
+    )
 
 
 if __name__ == "__main__":

@@ -67,6 +67,14 @@ def read_golden(path: Path) -> tuple[Case, ...]:
     return tuple(Case(found[i]["in"], found[i]["out"]) for i in sorted(found))
 
 
+def first_inputs(path: Path) -> Arrays:
+    """The inputs of the first case, which is one sample. Raises ArtifactError where there is none."""
+    cases = read_golden(path)
+    if not cases:
+        raise ArtifactError(f"{path} holds no golden samples; export the model again")
+    return cases[0].inputs
+
+
 def replay(run: Callable[[Arrays], Arrays], cases: Iterable[Case], tolerance: float) -> SelfTest:
     """Run every case and compare with its golden outputs. Raises ArtifactError where an output is not given at all."""
     worst, count = 0.0, 0

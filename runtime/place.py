@@ -15,10 +15,11 @@ import numpy as np
 
 from . import ort_profile
 from .artifact import GOLDEN, Artifact, read_artifact
-from .errors import EdgepressError, UnsupportedError
-from .golden import read_golden
+from .errors import UnsupportedError
+from .golden import first_inputs
 from .invented import invent
 from .placement import Placement, to_json
+from .program import answer
 from .session import ENGINES
 
 RUNS = 10
@@ -46,7 +47,7 @@ def example(artifact: Artifact) -> Mapping[str, np.ndarray]:
     """The inputs of one call: the first golden sample, or invented ones for a bare file."""
     golden = artifact.asset(GOLDEN)
     if golden is not None:
-        return read_golden(golden)[0].inputs
+        return first_inputs(golden)
     return {port.name: invent(port) for port in ENGINES[artifact.format](artifact.model).inputs}
 
 
@@ -75,13 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"calls to time ({RUNS})")
     asked = parser.parse_args(arguments)
-    try:
-        found = place(asked.path, threads=asked.threads, providers=asked.provider or ("cpu",), runs=asked.runs)
-    except EdgepressError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(to_json(found))
-    return 0
+    providers = asked.provider or ("cpu",)
+    return answer(lambda: to_json(place(asked.path, threads=asked.threads, providers=providers, runs=asked.runs)))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from . import ort
-from .errors import ArtifactError, DataError, EdgepressError, EngineError, UsageError
+from .errors import ArtifactError, DataError, EngineError, UsageError
 from .machine import Machine, this_machine
+from .program import answer
 
 KERNELS = "kernels.json"
 SECONDS = 30.0
@@ -185,13 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None, help="the engine's threads (one per core)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long, about (30)")
     options = parser.parse_args(arguments)
-    try:
-        found = probe(options.folder, threads=options.threads, seconds=options.seconds)
-    except EdgepressError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(to_json(found))
-    return 0
+    return answer(lambda: to_json(probe(options.folder, threads=options.threads, seconds=options.seconds)))
 
 
 if __name__ == "__main__":

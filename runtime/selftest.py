@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from .artifact import GOLDEN
-from .errors import DataError, EdgepressError
+from .errors import DataError
 from .golden import SelfTest
+from .program import answer
 from .session import load
 
 
@@ -36,14 +37,12 @@ def from_json(text: str) -> tuple[SelfTest | None, ...]:
 
 def main(paths: Sequence[str] | None = None) -> int:
     """Replay and print. Returns the exit code: 0, or 2 with one line on stderr."""
-    try:
-        found = selftests(sys.argv[1:] if paths is None else paths)
-    except EdgepressError as error:
-        print(error, file=sys.stderr)
-        return 2
-    # NaN and infinity, which JSON does not have, as strings that `float` reads
-    print(json.dumps([one and asdict(one) | {"difference": str(one.difference)} for one in found]))
-    return 0
+    return answer(lambda: _to_json(selftests(sys.argv[1:] if paths is None else paths)))
+
+
+def _to_json(found: Sequence[SelfTest | None]) -> str:
+    """NaN and infinity, which JSON does not have, as strings that `float` reads."""
+    return json.dumps([one and asdict(one) | {"difference": str(one.difference)} for one in found])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgepress.runtime.errors import ArtifactError, UnsupportedError
-from edgepress.runtime.golden import Case, SelfTest, difference, read_golden, replay, write_golden
+from edgepress.runtime.golden import Case, SelfTest, difference, first_inputs, read_golden, replay, write_golden
 
 DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int64", "bool")
 
@@ -141,3 +141,11 @@ def test_an_output_that_the_model_does_not_give_is_named():
     case = Case({"x": np.ones(2)}, {"y": np.ones(2)})
     with pytest.raises(ArtifactError, match="no output \\['y'\\]"):
         replay(lambda inputs: {"z": inputs["x"]}, [case], tolerance=1.0)
+
+
+def test_the_first_inputs_are_those_of_the_first_case_and_an_empty_file_is_told(tmp_path):
+    write_golden(tmp_path / "g.npz", [Case({"x": np.array(i)}, {"y": np.array(i)}) for i in (7, 8)])
+    assert int(first_inputs(tmp_path / "g.npz")["x"]) == 7
+    write_golden(tmp_path / "none.npz", [])
+    with pytest.raises(ArtifactError, match=r"none\.npz holds no golden samples; export the model again"):
+        first_inputs(tmp_path / "none.npz")
