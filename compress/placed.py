@@ -36,8 +36,7 @@ def place_on(
     artifact = read_artifact(path)
     if not device.link:
         raise DeviceError(f"{device.name} has no address, so no engine can tell; name a device with one, as --on host")
-    threads = [] if device.threads is None else ["--threads", str(device.threads)]
-    asked = [part for name in providers or device.units for part in ("--provider", name)]
+    settings = replace(device, units=tuple(providers) or device.units).settings
     with _named(artifact) as file:
         named = read_artifact(file)
         tell("counting multiply-accumulates")
@@ -45,7 +44,7 @@ def place_on(
         tell(f"asking the engine on {device.name}")
         link = connect(device.link)
         try:
-            printed = link.run(["-m", "edgepress.runtime.place", link.put(file), *asked, *threads], TIMEOUT_S)
+            printed = link.run(["-m", "edgepress.runtime.place", link.put(file), *settings], TIMEOUT_S)
         finally:
             link.close()
     found = from_json(printed.strip().rpartition("\n")[2])  # a vendor's library may print before

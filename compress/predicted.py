@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from ..devices.benching import benching
 from ..devices.device import find_device
-from ..devices.words import show_ms, show_times
+from ..devices.words import show_ms, show_threads, show_times
 from ..runtime.artifact import read_artifact
-from ..runtime.errors import DataError
+from ..runtime.files import read_text
 from ..runtime.machine import this_machine
 from ..runtime.probe import Probe, from_json
 from . import show
@@ -23,12 +23,7 @@ _ROUND = "the median of the quietest round"
 
 def read_probe(path: Path) -> Probe:
     """A probe's file. Raises DataError where it cannot be read, or is something else."""
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); make it: edgepress devices probe --out FILE") from error
+    return read_text(path, from_json, "make it: edgepress devices probe --out FILE")
 
 
 def predicted(path: Path, probe: Probe, tell: Callable[[str], None]) -> Prediction:
@@ -62,11 +57,10 @@ def sentences(found: Prediction) -> Iterator[str]:
     >>> list(sentences(found))[1]
     'int8 would be 1.63x as fast there (0.24 ms).'
     """
-    threads = {None: "the engine's threads", 1: "1 thread"}.get(found.threads, f"{found.threads} threads")
     error = "" if found.error is None or found.measured is None else (
         f"; measured here: {show_ms(found.measured)} ({_ROUND}), so the prediction is {100 * found.error:+.0f} % off"
     )  # fmt: skip
-    yield f"{found.name} on {found.cpu}, {threads}: {show_ms(found.ms['as is'])} predicted{error}."
+    yield f"{found.name} on {found.cpu}, {show_threads(found.threads)}: {show_ms(found.ms['as is'])} predicted{error}."
     for precision in ("int8", "int4"):
         changed = [node for node in found.nodes if precision in node.ms]
         if not changed:

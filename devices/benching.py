@@ -34,9 +34,7 @@ def benching(artifacts: Sequence[Artifact], device: Device, inputs: Path | None 
     link = connect(device.link)
     try:
         paths = {artifact.path: link.put(artifact.path) for artifact in artifacts}
-        threads = [] if device.threads is None else ["--threads", str(device.threads)]
-        providers = [part for unit in device.units for part in ("--provider", unit)]
-        defaults = [*threads, *providers, *([] if inputs is None else ["--inputs", link.put(inputs)])]
+        defaults = [*device.settings, *([] if inputs is None else ["--inputs", link.put(inputs)])]
 
         def bench(artifact: Artifact, *arguments: str, seconds: float = 0.0) -> Timing:
             program = ["-m", "edgepress.runtime.bench", paths[artifact.path], *defaults, *arguments]

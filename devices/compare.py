@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runtime.errors import DataError, UsageError
+from ..runtime.errors import UsageError
+from ..runtime.files import read_text
 from ..runtime.timing import Timing
 from .budget import SAME_MEMORY
 from .measure import Row
@@ -78,12 +79,7 @@ class Comparison:
 def read_report(path: Path) -> Report:
     """The report in a `report.json`, or in the folder that holds one. Raises DataError."""
     path = path / "report.json" if path.is_dir() else path
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); expected a report.json") from error
-    except (UnicodeDecodeError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
+    return read_text(path, from_json, "expected a report.json")
 
 
 def compare(before: Report, after: Report) -> Comparison:

@@ -63,6 +63,12 @@ class Device:
     npu: Npu | None = None
 
     @property
+    def settings(self) -> list[str]:
+        """Its threads and units, as the runtime's programs are given them."""
+        threads = [] if self.threads is None else ["--threads", str(self.threads)]
+        return [*threads, *(part for unit in self.units for part in ("--provider", unit))]
+
+    @property
     def emulated(self) -> bool:
         """True where no board computes, but a program that stands in for one: nothing is timed there."""
         return self.link.startswith(f"{SCHEME}://")

@@ -199,7 +199,7 @@ def _seen(
         selftests = _selftests(link, artifacts, paths, device, earlier, tell)
         if device.emulated:
             return [(None, None, one) for one in selftests]
-        settings = _settings(device, None if inputs is None else link.put(inputs))
+        settings = [*device.settings, *([] if inputs is None else ["--inputs", link.put(inputs)])]
         timings, alone = _times(link, artifacts, paths, runs, settings, earlier, tell)
         return list(zip(timings, alone, selftests, strict=True))
     finally:
@@ -246,12 +246,6 @@ def _times(
         alone.append(_alone(_bench(link, [path], 1, settings)[0]) if row is None else row.alone)
     tell(f"timing {', '.join(artifact.name for artifact in artifacts)} in turn")
     return _bench(link, paths, runs, settings), alone
-
-
-def _settings(device: Device, inputs: str | None) -> list[str]:
-    threads = [] if device.threads is None else ["--threads", str(device.threads)]
-    providers = [part for unit in device.units for part in ("--provider", unit)]
-    return [*threads, *providers, *([] if inputs is None else ["--inputs", inputs])]
 
 
 def _bench(link: Link, paths: Sequence[str], runs: int, settings: Sequence[str]) -> tuple[Timing, ...]:

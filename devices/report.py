@@ -18,7 +18,7 @@ from .lasting import show_sustained
 from .measure import Alone, Row, speed
 from .repeat import show_repeats
 from .sweep import Tried, show_tried
-from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_times
+from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_threads, show_times
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -293,8 +293,7 @@ def where(report: Report) -> str:
     words = [f"{device.name}: {device.cpu}, {device.arch}"]
     if timings:
         first = timings[0]
-        threads = {None: "the engine's threads", 1: "1 thread"}.get(first.threads, f"{first.threads} threads")
-        words += [f"{first.machine.cores} cores", threads, f"batch {first.batch}"]
+        words += [f"{first.machine.cores} cores", show_threads(first.threads), f"batch {first.batch}"]
         what = "averages" if any(timing.averaged for timing in timings) else "runs"
         words.append(f"at least {min(len(timing.samples) for timing in timings)} {what} each")
     return ", ".join(words)

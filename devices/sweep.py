@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..runtime.artifact import Artifact
 from ..runtime.errors import UsageError
 from .benching import Bench
-from .words import show_ms
+from .words import show_ms, show_threads
 
 SAME = 0.03  # of two counts of threads that lie so near, the smaller one is taken
 _ALL = 8  # cores up to which each count is tried; of more cores the doubles
@@ -77,9 +77,7 @@ def show_tried(tried: Sequence[Tried]) -> list[str]:
     >>> show_tried([Tried(2, 16, 3.1, 5161.0)])
     ['2 threads, batch 16: 3.1 ms, 5161 samples/s']
     """
-    names = {None: "the engine's threads", 1: "1 thread"}
     return [
-        f"{names.get(one.threads, f'{one.threads} threads')}, batch {one.batch}: {show_ms(one.p50)}, "
-        f"{one.throughput:.0f} samples/s"
+        f"{show_threads(one.threads)}, batch {one.batch}: {show_ms(one.p50)}, {one.throughput:.0f} samples/s"
         for one in tried
     ]

@@ -21,6 +21,11 @@ def show_ms(ms: float) -> str:
     return f"{_three(ms)} ms" if ms >= 0.09995 else f"{_three(1000 * ms)} us"
 
 
+def show_threads(count: int | None) -> str:
+    """The threads that a model ran with: `1 thread`, `2 threads`; None left the number to the engine."""
+    return {None: "the engine's threads", 1: "1 thread"}.get(count, f"{count} threads")
+
+
 def show_points(change: float) -> str:
     """A change of a score in points, signed: `-0.19`."""
     return f"{100 * change + 0.0:+.2f}"

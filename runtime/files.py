@@ -1,17 +1,33 @@
-"""Folders and files appear whole or not at all."""
+"""Folders and files appear whole or not at all, and what cannot be read of one is told with its name."""
 
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from .errors import ArtifactError, UsageError
+from .errors import ArtifactError, DataError, UsageError
+
+T = TypeVar("T")
 
 _MARK = ".edgepress-tmp-"
 # A folder that holds one of these is ours to replace.
 _OURS = ("artifact.json", "family.json")
+
+
+def read_text(path: Path, read: Callable[[str], T], remedy: str) -> T:
+    """What `read` makes of a file's text. Raises DataError, with its name, where it cannot be read or is damaged.
+
+    >>> read_text(Path("report.json"), from_json, "expected a report.json")
+    """
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    except (UnicodeDecodeError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.runtime.errors import ArtifactError, UsageError
-from edgepress.runtime.files import new_folder, refuse_existing, require_folder, write_text
+from edgepress.runtime.errors import ArtifactError, DataError, UsageError
+from edgepress.runtime.files import new_folder, read_text, refuse_existing, require_folder, write_text
 
 DEAD = 2**22 + 1  # above Linux's and macOS's largest process number
 
@@ -180,3 +180,19 @@ def test_a_folder_is_required_by_name(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"1")
     with pytest.raises(ArtifactError, match="is a file"):
         require_folder(tmp_path / "file")
+
+
+def test_what_cannot_be_read_of_a_file_is_told_with_its_name(tmp_path: Path):
+    def damaged(text: str) -> str:
+        raise DataError("this is no report")
+
+    path = tmp_path / "x.json"
+    with pytest.raises(DataError, match=r"x\.json cannot be read \(No such file or directory\); expected a report"):
+        read_text(path, str, "expected a report")
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"x\.json: 'utf-8' codec can't decode"):
+        read_text(path, str, "")
+    path.write_text("{}", encoding="utf-8")
+    assert read_text(path, str, "") == "{}"
+    with pytest.raises(DataError, match=r"x\.json: this is no report"):
+        read_text(path, damaged, "")
