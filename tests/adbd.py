@@ -12,10 +12,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from .loopback import Loopback
 
 TMP = "/data/local/tmp"
 _VERSION, _MOST = 0x01000001, 65536  # from this version on nobody adds up checksums
@@ -37,16 +39,14 @@ class Adbd:
     space: int | None = None
     cut_after: int | None = None
     received: int = 0
-    _open: list[socket.socket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.serial = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._loopback = Loopback(self._meet)
+        self.serial, self.cut = f"127.0.0.1:{self._loopback.port}", self._loopback.cut
         (self.root / "bin").mkdir(parents=True)
         (self.root / "tmp").mkdir()
         (self.root / "bin" / "getprop").write_text(_GETPROP, encoding="utf-8")
         (self.root / "bin" / "getprop").chmod(0o755)
-        threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def folder(self) -> Path:
@@ -56,19 +56,8 @@ class Adbd:
     def here(self, text: str) -> str:
         return text.replace(TMP, str(self.root / "tmp"))
 
-    def cut(self) -> None:
-        """Vanish: all connections end, and no new ones are taken."""
-        for one in (self._listener, *self._open):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                self._open.append(peer)
-                threading.Thread(target=_Transport(self, peer).serve, daemon=True).start()
+    def _meet(self, peer: socket.socket) -> None:
+        threading.Thread(target=_Transport(self, peer).serve, daemon=True).start()
 
 
 class _Transport:

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from edgepress.runtime.errors import DeviceError
+
+from .loopback import Loopback
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:" + os.environ["PATH"]) or "sshd"
 # Debian's Python has no numpy; the board's is the tests' own. The engine is lent to its venv, not installed again.
@@ -44,27 +46,16 @@ class Wire:
     cut_after: int | None = None
     carried: int = 0
     port: int = 0
-    _open: list[socket.socket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._loopback = Loopback(self._meet)
+        self.port, self.cut = self._loopback.port, self._loopback.cut
 
-    def cut(self) -> None:
-        for one in (self._listener, *self._open):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.to))
-                self._open += [near, far]
-                for a, b in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
+    def _meet(self, near: socket.socket) -> None:
+        far = socket.create_connection(("127.0.0.1", self.to))
+        self._loopback.open.append(far)
+        for a, b in ((near, far), (far, near)):
+            threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
 
     def _carry(self, a: socket.socket, b: socket.socket) -> None:
         with suppress(OSError):
