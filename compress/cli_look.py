@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report, show_reports, written
+from .cli_options import FITS, MISSED, compressing, is_named, show_report, show_reports, written
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -93,12 +93,11 @@ def report(
 ) -> int:  # fmt: skip
     """Measure ARTIFACTS in turn: size, latency, memory, score.
 
-    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5,
-    adb://SERIAL?benchmark=FILE), several with commas, or a fleet.toml.
-    ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The first is the baseline that
-    the others are compared with; the budget is for the last, and for those that its file names. A family stands for
-    each of its members. With --compare nothing is measured: two reports are read, and the exit code is 1 where
-    anything became worse.
+    DEVICE is a name, an address (ssh://pi@raspberrypi.local, emu://pi5, adb://SERIAL?benchmark=FILE), several with
+    commas, or a fleet.toml. ARTIFACTS are folders that edgepress wrote, or bare .onnx, .tflite or .gguf files. The
+    first is the baseline that the others are compared with; the budget is for the last, and for those that its file
+    names. A family stands for each of its members. With --compare nothing is measured: two reports are read, and
+    the exit code is 1 where anything became worse.
     """
     if compare is not None:
         return _compare(*compare, as_json)
@@ -171,8 +170,7 @@ def _compare(before: Path, after: Path, as_json: bool) -> int:
     given = [
         option.human_readable_name if isinstance(option, click.Argument) else option.opts[0]
         for option in context.command.params
-        if option.name not in ("compare", "as_json", None)
-        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
+        if option.name not in ("compare", "as_json", None) and is_named(context, option.name)
     ]
     if given:
         raise click.UsageError(f"--compare reads two reports and measures nothing; leave out: {', '.join(given)}.")

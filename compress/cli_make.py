@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import cli_options as options
-from .cli_options import FITS, MISSED, compressing, show_report, written
+from .cli_options import FITS, MISSED, compressing, is_file, is_named, show_report, written
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def compress(
         from .source import read_source, with_lengths
 
         passes = find_recipe(recipe)
-        known_formats(to, EXPORTERS)  # reading a model may take the minutes of its training
+        # reading a model may take the minutes of its training
+        web = options.web_settings(known_formats(to, EXPORTERS), webgpu, max_file, ort_web)
         task = with_lengths(read_source(model, data), lengths)
         name = f"{task.model.name}-{passes.name}"
         limits.refuse_others([name])
         limit = limits.of(name)
-        web = options.web_settings(webgpu, max_file, ort_web)
         task = replace(task, model=replace(task.model, web=web))
         report = run(task.model, passes, task.data, to=to, on=device, budget=limit, out=out, force=force, tell=tell)
     if not follows:
@@ -118,8 +118,8 @@ def explain(
     from ..devices.device import find_device
 
     device = find_device(on)
-    named = [name for name in ("data", "options", "layers", "scored", "out") if _is_named(context, name)]
-    if _is_file(model) and not named:
+    named = [name for name in ("data", "options", "layers", "scored", "out") if is_named(context, name)]
+    if is_file(model) and not named:
         return _explain_placement(Path(model), device, providers, required, as_json)
     if providers or required:
         raise click.UsageError("--provider and --require-unit are for an artifact, without the options for layers.")
@@ -142,36 +142,19 @@ def explain(
 def _predict(context: click.Context, model: str, data: Path | None, probe: Path, as_json: bool) -> int:
     others = {"options": "--option", "layers": "--layers", "scored": "--scored", "on": "--on", "out": "--out",
               "providers": "--provider", "required": "--require-unit"}  # fmt: skip
-    given = [option for name, option in others.items() if _is_named(context, name)]
+    given = [option for name, option in others.items() if is_named(context, name)]
     if given:
         raise click.UsageError(f"--predict computes; it goes with --data and --json, without: {', '.join(given)}.")
     with progress(quiet=as_json) as tell, compressing():
         from . import predicted
 
         known = predicted.read_probe(probe)
-        if _is_file(model):
+        if is_file(model):
             found = predicted.predicted(Path(model), known, tell)
         else:
             found = predicted.predicted_model(model, data, known, tell)
     click.echo(predicted.to_json(found)) if as_json else predicted.render(found)
     return FITS
-
-
-def _is_named(context: click.Context, name: str) -> bool:
-    from click.core import ParameterSource
-
-    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _is_file(model: str) -> bool:
-    """True for an artifact's folder and for a bare file that an engine opens."""
-    from ..runtime.artifact import BARE_FORMATS, MANIFEST
-    from ..runtime.family import is_family
-
-    path = Path(model)
-    if is_family(path):
-        raise click.UsageError(f"{model} is a family; name one of its members, as {path / 'onnx'}")
-    return (path / MANIFEST).is_file() or (path.suffix.lower() in BARE_FORMATS and path.is_file())
 
 
 def _explain_placement(path: Path, device: "Device", providers: tuple[str, ...], required: str, as_json: bool) -> int:
@@ -234,23 +217,27 @@ def export(
                 f"--on {device.name} prepares an ONNX artifact as it is; leave the other options out."
             )
         return _fix_for(device, Path(model), out, force=force)
+    if is_named(click.get_current_context(), "on"):
+        raise click.UsageError(
+            f"--on {on}: export prepares a file for an NPU, which {device.name} has not; leave it out."
+        )
     with progress() as tell, compressing():
         tell("reading the model")
-        web = options.web_settings(webgpu, max_file, ort_web)
         from ..export.formats import EXPORTERS, export_family
         from ..export.formats import export as write
         from . import verified
-        from .site import is_finished, site_of
+        from .site import site_of
         from .source import read_source, with_lengths
         from .verify import verify
 
         formats, found = known_formats(to, EXPORTERS), None
+        web = options.web_settings(formats, webgpu, max_file, ort_web)
         if (type_ or strict) and formats != ("gguf",):
             raise click.UsageError("--type and --strict go with --to gguf alone.")
         streams = formats == ("gguf",) and Path(model).is_dir()
         if (type_ or strict) and not streams:
             raise click.UsageError("--type and --strict are for a Hugging Face folder; else the pass ggml has them.")
-        if formats == ("web",) and is_finished(Path(model)):
+        if formats == ("web",) and is_file(model):
             tell("laying the page around the model")
             artifact = site_of(Path(model), out, web, data, force=force)
             click.echo(f"written: {out} ({artifact.bytes:,} bytes of model; look at it: edgepress serve {out})")
@@ -282,7 +269,7 @@ def export(
 def _fix_for(device: "Device", path: Path, out: Path, *, force: bool) -> int:
     """Write an artifact as a device's NPU wants it, and name what does not run there."""
     assert device.npu is not None
-    if not _is_file(str(path)):
+    if not is_file(str(path)):
         raise click.UsageError(
             f"{path} is no artifact, which is what --on {device.name} prepares for its NPU; export it first."
         )

@@ -61,12 +61,30 @@ def written(folder: Path) -> str:
     return ", ".join(str(folder / name) for name in reversed(FILES))
 
 
-def web_settings(webgpu: bool, max_file: str, ort_web: Path | None) -> "Web":
-    """The settings of a web build, as they are typed. Raises UsageError for a size that is none."""
+def is_named(context: click.Context, name: str) -> bool:
+    """True where a parameter stands on the command line, and is not its default."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def is_file(model: str) -> bool:
+    """True for an artifact's folder and for a bare file that an engine opens. Raises UsageError for a family."""
+    from ..runtime.artifact import BARE_FORMATS, MANIFEST
+    from ..runtime.family import is_family
+
+    path = Path(model)
+    if is_family(path):
+        raise click.UsageError(f"{model} is a family; name one of its members, as {path / 'onnx'}")
+    return (path / MANIFEST).is_file() or (path.suffix.lower() in BARE_FORMATS and path.is_file())
+
+
+def web_settings(formats: Sequence[str], webgpu: bool, max_file: str, ort_web: Path | None) -> "Web":
+    """The settings of a web build, as they are typed. Raises UsageError for another format, and a size that is none."""
     from ..devices.budget import parse_budget
     from ..export.model import Web
     from ..runtime.errors import UsageError
 
+    if (webgpu or max_file or ort_web) and "web" not in formats:
+        raise click.UsageError("--webgpu, --max-file and --ort-web go with --to web.")
     try:
         return Web(parse_budget(f"size<{max_file}").size if max_file else None, ort_web, webgpu)
     except UsageError as error:

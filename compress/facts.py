@@ -9,6 +9,7 @@ from typing import Any
 from ..runtime.artifact import check, read_artifact
 from ..runtime.family import check_family, read_family
 from ..runtime.gguf_file import read_gguf
+from ..runtime.parts import whole
 from ..runtime.session import load
 
 
@@ -55,13 +56,13 @@ def family_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _onnx(path: Path) -> dict[str, int] | str:
+def _onnx(content: bytes) -> dict[str, int] | str:
     """How often each operator stands in the graph."""
     try:
         import onnx
     except ImportError:
         return "unknown: the onnx package is not installed; it comes with: pip install 'edgepress[compress]'"
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx.load_model_from_string(content).graph
     counts = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph.node)
     return dict(counts.most_common())
 
@@ -93,8 +94,8 @@ def _gguf(path: Path) -> dict[str, Any]:
 
 
 _INSIDE: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "onnx": lambda path: {"operators": _onnx(path)},
+    "onnx": lambda path: {"operators": _onnx(path.read_bytes())},
     "tflite": lambda path: {"operators": _tflite(path)},
     "gguf": _gguf,
-    "web": lambda path: {"operators": _onnx(path)},
+    "web": lambda path: {"operators": _onnx(whole(path))},
 }

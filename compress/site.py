@@ -10,18 +10,15 @@ from ..export.formats import TOLERANCE, Draft, build, site
 from ..export.model import Web
 from ..export.onnx import FILE, MAX_BYTES
 from ..runtime.arrays import read_arrays
-from ..runtime.artifact import GOLDEN, MANIFEST, Artifact, check, describe, read_artifact
+from ..runtime.artifact import GOLDEN, Artifact, check, describe, read_artifact
 from ..runtime.errors import ModelError, UnsupportedError
 from ..runtime.golden import read_golden
 from ..runtime.invented import invent
+from ..runtime.parts import whole
 from ..runtime.session import load
 
 _HOLDS = ("onnx", "web")
-
-
-def is_finished(path: Path) -> bool:
-    """True for what `site_of` takes: an artifact's folder or an `.onnx` file, which need no exporter any more."""
-    return (path / MANIFEST).is_file() or path.suffix.lower() == ".onnx"
+_INTEGERS = ("Integer", "NBits", "Quant")  # in the names of operators that compute with them
 
 
 def site_of(path: Path, out: Path, web: Web, data: Path | None = None, *, force: bool = False) -> Artifact:
@@ -46,7 +43,7 @@ def _of_artifact(artifact: Artifact) -> Draft:
     golden = artifact.asset(GOLDEN)
     samples = [] if golden is None else [case.inputs for case in read_golden(golden)]
     assets = {f.name: (artifact.path / f.name).read_bytes() for f in artifact.files if f.role == "asset"}
-    content = b"".join((artifact.path / f.name).read_bytes() for f in artifact.files if f.role == "model")
+    content = whole(artifact.model)
     return Draft(
         artifact.name.replace("/", "-"), "web", lambda folder: _written(folder, content), samples, assets,
         artifact.tolerance, artifact.history, artifact.source,
@@ -80,14 +77,14 @@ def _contents(path: Path) -> tuple[bytes, bool]:
     try:
         graph = onnx.load_model_from_string(content).graph
         beside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer)
-        whole = onnx.load(str(path)) if beside else None
+        joined = onnx.load(str(path)) if beside else None
     except Exception as error:  # protobuf's own, and onnx's for files that are missing
         raise ModelError(f"{path} cannot be read as ONNX ({error}); check the file and what lies beside it") from error
-    if whole is not None:
-        if whole.ByteSize() > MAX_BYTES:
-            raise UnsupportedError(f"{path} has {whole.ByteSize() / 1e9:.1f} GB of weights; a browser opens 2 GB")
-        content = whole.SerializeToString()
-    return content, any("Integer" in node.op_type or "Quant" in node.op_type for node in graph.node)
+    if joined is not None:
+        if joined.ByteSize() > MAX_BYTES:
+            raise UnsupportedError(f"{path} has {joined.ByteSize() / 1e9:.1f} GB of weights; a browser opens 2 GB")
+        content = joined.SerializeToString()
+    return content, any(word in node.op_type for node in graph.node for word in _INTEGERS)
 
 
 def _written(folder: Path, content: bytes) -> Path:

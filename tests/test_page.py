@@ -316,3 +316,14 @@ def test_a_script_that_breaks_is_a_message_and_not_a_blank_page(browser: Browser
         assert "Something went wrong" in card.inner_text()
         page.get_by_text("Details").click()
         assert "hm" in page.locator(".error pre").inner_text()
+
+
+def test_a_backend_that_nobody_knows_is_told_with_those_that_there_are(browser: Browser, digits_site: Path):
+    with serving(digits_site) as address, watched(browser, address) as page:
+        ready(page, address)
+        told = page.evaluate(
+            "async (base) => (await import(base + 'edgepress.mjs')).load(base, { backends: ['gpu'] })"
+            ".catch(({ code, message }) => `${code}: ${message}`)",
+            address,
+        )
+        assert told == "wrong-input: there is no backend 'gpu'; known: webgpu, wasm-threads, wasm"

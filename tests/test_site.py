@@ -7,7 +7,8 @@ import onnx
 import pytest
 from torch import nn
 
-from edgepress.compress.site import is_finished, site_of
+from edgepress.compress.cli_options import is_file
+from edgepress.compress.site import site_of
 from edgepress.export.formats import TOLERANCE, export, export_family
 from edgepress.export.model import Model, Web
 from edgepress.runtime.artifact import GOLDEN, Artifact
@@ -118,4 +119,4 @@ def test_what_is_not_onnx_is_refused_by_name(artifact: Artifact, tmp_path: Path)
         site_of(tmp_path / "m.tflite", tmp_path / "site", Web())
     with pytest.raises(ArtifactError):
         site_of(tmp_path / "nothing", tmp_path / "site", Web())
-    assert [is_finished(p) for p in (artifact.path, tmp_path / "broken.onnx", tmp_path)] == [True, True, False]
+    assert [is_file(str(p)) for p in (artifact.path, tmp_path / "broken.onnx", tmp_path)] == [True, True, False]

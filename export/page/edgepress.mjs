@@ -32,6 +32,8 @@ export async function load(url, options = {}) {
   if (!globalThis.WebAssembly || !WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new EdgepressError("no-wasm", "this browser has no WebAssembly with SIMD; take one from 2023 or later");
   }
+  const unknown = backends.find((backend) => !Object.hasOwn(BACKENDS, backend));
+  if (unknown) throw new EdgepressError("wrong-input", `there is no backend '${unknown}'; known: ${Object.keys(BACKENDS).join(", ")}`);
   const site = await openSite(url, { signal });
   const refused = [];
   let files; // downloaded for the first backend that is to be had
