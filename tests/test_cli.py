@@ -374,7 +374,7 @@ WRONG = [
     ("report linear.onnx changed", "changed/model.onnx has "),
     ("report linear.onnx --data nan.npz", "--data goes with --task, whose score it is for; name both or none."),
     ("report linear.onnx --input no.npz", "no.npz cannot be read as an .npz or .npy"),
-    ("explain linear.onnx --predict no.json", "no.json cannot be read ([Errno 2] No such file or directory"),
+    ("explain linear.onnx --predict no.json", "no.json cannot be read (No such file or directory"),
     ("explain linear.onnx --predict pass.toml", "pass.toml: this is no probe ("),
     (
         "explain linear.onnx --predict no.json --on pi5 --scored 1",

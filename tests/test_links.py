@@ -83,5 +83,5 @@ def test_an_address_opens_the_link_of_its_scheme():
 
 
 def test_an_unknown_scheme_is_refused_by_name():
-    with pytest.raises(UnknownName, match=r"unknown link 'carrier-pigeon'; known: browser, emu, local, ssh"):
+    with pytest.raises(UnknownName, match=r"unknown link 'carrier-pigeon'; known: adb, browser, emu, local, ssh"):
         connect("carrier-pigeon://roof")
