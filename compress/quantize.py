@@ -89,7 +89,9 @@ class WeightOnly:
     """4 or 8 bit weights in blocks along the rows, with MSE-optimal scales.
 
     `rounding` says how the weights of linear layers become integers: each to the `nearest`, or so that the layer's
-    outputs change least on calibration data: by GPTQ (gptq.py), or by AWQ (awq.py), which divides the inputs.
+    outputs change least on calibration data: by GPTQ (gptq.py), or by AWQ (awq.py), which divides the inputs. The
+    layer before does that where it can (folding.py); elsewhere `divide` has the layer do it itself, or else its weights
+    are rounded as they are.
     `symmetric` stores no zero points; `half_scales` stores float16 scales, for embeddings (a product wants float32);
     `short_scales` gives those of products 8 significant bits; beside zero points 7, to those of embeddings too. All are
     float16 numbers then, and a head that is tied to a table stays so: both are rounded to the nearest. None leaves
@@ -104,6 +106,7 @@ class WeightOnly:
     symmetric: bool | None = None
     half_scales: bool = True
     short_scales: bool | None = None
+    divide: bool | None = None
     layers: tuple[str, ...] = ("linear", "embedding")
     rows: int = 0
     include: tuple[str, ...] = ("*",)
@@ -128,9 +131,9 @@ class WeightOnly:
         prepared = self.prepare(model, data)
         if prepared is None:
             return model
-        settings = asdict(replace(self, symmetric=bool(self.symmetric), short_scales=bool(self.short_scales)))
-        step = Step("weight_only", settings, self.note(prepared))
-        return model.then(settle(prepared), step, swapped=self._layers(model))
+        step = Step("weight_only", asdict(self._chosen), self.note(prepared))
+        # where a norm took a division, more than these layers has changed
+        return model.then(settle(prepared), step, swapped=None if self.rounding == "awq" else self._layers(model))
 
     def prepare(self, model: Model, data: Data) -> nn.Module | None:
         """The module with layers that round as they run, on the weights of the model; None where it has none."""
@@ -146,14 +149,22 @@ class WeightOnly:
         first = {name: self._fake(layer, name in tied) for name, layer in layers.items() if name not in later}
         if not later:
             return with_layers(model.module, first)
-        blocks = Blocks(self.bits, self.block, bool(self.symmetric), bool(self.short_scales))
-        return with_layers(model.module, first | rounded_layers(model, data, first, later, blocks, self.rounding))
+        chosen = self._chosen
+        blocks = Blocks(self.bits, self.block, bool(chosen.symmetric), bool(chosen.short_scales))
+        made = rounded_layers(model, data, first, later, blocks, self.rounding, bool(chosen.divide))
+        return with_layers(model.module, first | made)
 
     def note(self, prepared: nn.Module) -> str:
         """What was done, in words."""
         count = sum(isinstance(part, FakeBlockLinear | FakeBlockEmbedding) for part in prepared.modules())
         how = {"nearest": "", "gptq": ", rounded by GPTQ", "awq": ", scaled by AWQ"}[self.rounding]
         return f"{count} layers at {self.bits} bits in blocks of {self.block}{how}"
+
+    @property
+    def _chosen(self) -> "WeightOnly":
+        """The pass with what nobody has chosen set to what ONNX takes."""
+        symmetric, short_scales = bool(self.symmetric), bool(self.short_scales)
+        return replace(self, symmetric=symmetric, short_scales=short_scales, divide=self.divide is not False)
 
     def _layers(self, model: Model) -> dict[str, nn.Module]:
         found = find_layers(model.module, self.layers, self.include, self.exclude)

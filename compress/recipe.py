@@ -44,7 +44,7 @@ TRAINS = ("distill", "finetune", "gradual", "qat")
 # Settings of a pass that are the device's to fill in where they are None.
 _DEVICES_OWN = ("activation", "reduce_range")
 # ... and those that are the format's: what its blocks of integers have.
-_FORMATS_OWN = {"tflite": {"symmetric": True, "short_scales": True}, "gguf": {"short_scales": True}}
+_FORMATS_OWN = {"tflite": {"symmetric": True, "short_scales": True}, "gguf": {"short_scales": True, "divide": False}}
 
 
 class Pass(Protocol):
@@ -70,9 +70,9 @@ class Recipe:
     def targeting(self, device: "Device", *to: str) -> "Recipe":
         """The recipe with every setting filled in that is left to the device or to the formats `to`.
 
-        `activation` and `reduce_range` are the device's, `symmetric` and `short_scales` the formats': one choice for
-        all of them, so that each holds the same integers. Raises UnsupportedError where no choice suits all, or where
-        the recipe has made one that does not; a single format is left to its exporter, which knows the layers.
+        `activation` and `reduce_range` are the device's, `symmetric`, `short_scales` and `divide` the formats': one
+        choice for all of them, so that each holds the same integers. Raises UnsupportedError where no choice suits all,
+        or where the recipe has made one that does not; a single format is left to its exporter, which knows the layers.
         """
         wishes = common_wishes(to, _FORMATS_OWN)
         own = {name: getattr(device, name) for name in _DEVICES_OWN}

@@ -48,7 +48,9 @@ def reads(model: Model, name: str, data: Data) -> torch.Tensor:
 @pytest.mark.parametrize("rounding", ["gptq", "awq"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_outputs_move_less_than_when_each_weight_is_rounded_to_the_nearest(task: Task, rounding: str, symmetric: bool):
-    steps = [WeightOnly(rounding=r, symmetric=symmetric, layers=("linear",)) for r in (rounding, "nearest")]  # pyright: ignore
+    steps = [
+        WeightOnly(rounding=r, symmetric=symmetric, divide=False, layers=("linear",)) for r in (rounding, "nearest")
+    ]  # pyright: ignore
     found, plain = (kl(task.model, step(task.model, task.data), task.data) for step in steps)
     assert found < plain
 
@@ -124,6 +126,18 @@ def test_layers_that_read_one_tensor_are_divided_by_one_scale():
     assert isinstance(b, Divided)
     assert torch.equal(a.inverse, b.inverse)
     assert a.inverse.argmin() % 12 == 0, "a loud input is divided by more"
+
+
+def test_a_division_that_a_norm_can_take_is_in_no_layer(task: Task):
+    module = WeightOnly(rounding="awq", layers=("linear",), divide=False)(task.model, task.data).module
+    assert not [name for name, part in module.named_modules() if isinstance(part, Divided)]
+    before, after = (
+        m.get_parameter("decoder.model.layers.0.input_layernorm.weight") for m in (task.model.module, module)
+    )
+    assert not torch.equal(before, after)
+    module = WeightOnly(rounding="awq", layers=("linear",))(task.model, task.data).module
+    divided = [name.rpartition(".")[2] for name, part in module.named_modules() if isinstance(part, Divided)]
+    assert set(divided) == {"o_proj"}, "heads that share their values cannot take it"
 
 
 def test_what_a_layer_multiplies_by_is_its_weight_over_its_scale():

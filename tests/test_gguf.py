@@ -92,7 +92,8 @@ _KINDS = {"Q4_0": WeightOnly(symmetric=True), "Q4_1": WeightOnly(), "Q8_0": Weig
 def test_the_file_holds_the_very_numbers_that_a_pass_rounded_to(tmp_path: Path, kind: str, architecture: str):
     task = read_tiny(tmp_path, architecture)
     apart = {"gpt2": ("*wpe",), "gemma": ("*lm_head",)}.get(architecture, ())  # gemma's table scales what it reads
-    step = replace(_KINDS[kind], rounding="gptq", short_scales=True, exclude=apart)
+    rounding = "gptq" if architecture in ("llama", "gpt2") else "awq"
+    step = replace(_KINDS[kind], rounding=rounding, short_scales=True, divide=False, exclude=apart)
     result = step(task.model, task.data)
     (tmp_path / "out").mkdir()
     read = gguf.GGUFReader(write(result, tmp_path / "out"))
@@ -118,13 +119,22 @@ def test_the_file_holds_the_very_numbers_that_a_pass_rounded_to(tmp_path: Path, 
     assert ("output.weight" in held) == (architecture in ("llama", "qwen2")), "a head that is tied stays tied"
 
 
-def test_llama_cpp_computes_with_the_rounded_weights(tmp_path: Path):
-    task = read_tiny(tmp_path)
-    result = WeightOnly(short_scales=True)(task.model, task.data)
+@pytest.mark.parametrize(("architecture", "rounding"), [("llama", "nearest"), ("llama", "awq"), ("gemma", "awq")])
+def test_llama_cpp_computes_with_the_rounded_weights(tmp_path: Path, architecture: str, rounding: str):
+    task = read_tiny(tmp_path, architecture)
+    step = WeightOnly(rounding=rounding, short_scales=True, divide=False, layers=("linear",), exclude=("*lm_head",))  # pyright: ignore[reportArgumentType]
+    result = step(task.model, task.data)
     session = load(export(result, "gguf", tmp_path / "bag").path)
     ids = task.model.example["input_ids"]
     found, expected = session(input_ids=ids.numpy())["logits"], result(input_ids=ids)["logits"].numpy()
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()  # it rounds activations to 8 bits
+
+
+def test_a_division_that_no_layer_before_can_take_is_refused(tmp_path: Path):
+    task = read_tiny(tmp_path)  # two heads share their keys and values
+    result = WeightOnly(rounding="awq", short_scales=True, layers=("linear",))(task.model, task.data)
+    with pytest.raises(UnsupportedError, match=r"self_attn.o_proj is a Divided, which GGUF cannot say"):
+        write(result, tmp_path)
 
 
 def test_a_head_that_was_rounded_alone_is_written_beside_its_table(tmp_path: Path):

@@ -109,7 +109,7 @@ def test_what_is_left_to_the_format_is_filled_in_where_the_recipe_does_not_say_i
     (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "tflite").passes
     assert step == WeightOnly(symmetric=True, short_scales=True)
     (_, step), *_ = find_recipe("int4").targeting(find_device("pi5"), "gguf").passes
-    assert step == WeightOnly(short_scales=True)
+    assert step == WeightOnly(short_scales=True, divide=False)
 
 
 NESTED = """
