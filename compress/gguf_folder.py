@@ -11,7 +11,7 @@ from ..export.gguf_write import FLOATS, Pooled, write_gguf
 from ..export.model import Ggml
 from ..export.shards import Shards, read_shards
 from ..runtime.artifact import Artifact
-from ..runtime.errors import ModelError
+from ..runtime.errors import ModelError, UsageError
 from .ggml_types import note, refuse_substitutes
 
 Tell = Callable[[str], None]
@@ -24,7 +24,7 @@ def convert(
 
     `kind` is a type of llama.cpp's, or empty. With `texts`, errors count by the inputs that these texts send through:
     that wants the whole model in memory, once. `strict` refuses, before anything is written, types that a tensor's
-    shape forces. Raises what `export_folder` and `read_source` raise.
+    shape forces. Raises UsageError for texts that no type asks for, and what `export_folder` and `read_source` raise.
 
     >>> convert(Path("smollm"), Path("out/smollm"), "Q4_K_M", None, tell=print)[1]
     'Q4_K_M: 180 tensors Q4_K, 61 F32, 31 Q6_K; 105.46 MB'
@@ -34,6 +34,10 @@ def convert(
     shards = read_shards(folder)
     find_architecture(shards.config)
     quantized = kind not in ("", *FLOATS)
+    if texts is not None and not quantized:
+        raise UsageError(
+            "--data says which inputs matter to a quantized type; name one, as --type Q4_K_M, or leave it out"
+        )
     if strict and quantized:
         refuse_substitutes(plan_folder(shards, kind, importance=texts is not None))
     importance = {}

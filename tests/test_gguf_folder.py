@@ -14,7 +14,7 @@ from edgepress.compress.source import read_source
 from edgepress.export.formats import export
 from edgepress.export.gguf_quantize import plan
 from edgepress.runtime import load, read_artifact, read_family
-from edgepress.runtime.errors import ModelError, UnknownName, UnsupportedError
+from edgepress.runtime.errors import ModelError, UnknownName, UnsupportedError, UsageError
 from edgepress.runtime.language import LanguageModel
 
 from .commands import edgepress
@@ -55,6 +55,15 @@ def test_strict_refuses_before_anything_is_written(folder: Path, tmp_path: Path)
     with pytest.raises(UnsupportedError, match=r"blk.0.ffn_down.weight, whose rows of 128"):
         convert(folder, tmp_path / "out", "Q4_K_M", None, strict=True, tell=quiet)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_no_type_asks_for_is_refused_before_anything_is_written(folder: Path, tmp_path: Path):
+    for floats in ("", "F16"):
+        with pytest.raises(
+            UsageError, match=r"--data says which inputs matter to a quantized type; name one, as --type"
+        ):
+            convert(folder, tmp_path / "out", floats, folder / "texts.txt", tell=quiet)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_is_what_the_file_becomes(folder: Path, tmp_path: Path):
