@@ -1,7 +1,11 @@
 """A language model on the command line: a continuation as it streams, or a conversation in the terminal."""
 
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,40 +86,60 @@ def converse(model: LanguageModel, wishes: Wishes) -> None:
     settings = wishes.settings()
     click.echo(f"{model.artifact.name}, {model.context} tokens of context. {_HELP}", err=True)
     messages: list[dict[str, str]] = []
-    while (question := _ask()) is not None:
-        if not question.strip():
-            continue
-        messages.append({"role": "user", "content": question})
-        try:
-            answer = _answered(model, messages, settings)
-        except (UsageError, EngineError) as error:
-            click.echo(f"\n{error}; the conversation begins anew", err=True)
-            messages = []
-            continue
-        messages.append({"role": "assistant", "content": answer})
+    with _ctrl_c() as answering:
+        while (question := _ask()) is not None:
+            if not question.strip():
+                continue
+            messages.append({"role": "user", "content": question})
+            answering.set()
+            try:
+                answer = _answered(model, messages, settings, answering)
+            except (UsageError, EngineError) as error:
+                click.echo(f"\n{error}; the conversation begins anew", err=True)
+                messages = []
+                continue
+            finally:
+                answering.clear()
+            messages.append({"role": "assistant", "content": answer})
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """While the event is set, Ctrl-C clears it; else it says what it does: pressed twice, it ends no conversation."""
+    answering = threading.Event()
+
+    def pressed(*_: object) -> None:
+        if not answering.is_set():
+            click.echo(f"\n{_HELP}", err=True)
+            _show("> ")
+        answering.clear()
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield answering
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ask() -> str | None:
     """A line of the user; None where there is no more."""
-    while True:
-        try:
-            return input("> ")
-        except EOFError:
-            _show("\n")
-            return None
-        except KeyboardInterrupt:
-            click.echo(f"\n{_HELP}", err=True)
-
-
-def _answered(model: LanguageModel, messages: list[dict[str, str]], settings: dict[str, Any]) -> str:
-    said = ""
-    stream = model.chat(messages, **settings)
     try:
-        for piece in stream:
-            said += piece
-            _show(piece)
-    except KeyboardInterrupt:
-        pass  # what was said stays said
+        return input("> ")
+    except EOFError:
+        _show("\n")
+        return None
+
+
+def _answered(
+    model: LanguageModel, messages: list[dict[str, str]], settings: dict[str, Any], answering: threading.Event
+) -> str:
+    """What the model says, shown as it comes, for as long as `answering` is set; what was said stays said."""
+    said = ""
+    for piece in model.chat(messages, **settings):
+        said += piece
+        _show(piece)
+        if not answering.is_set():
+            break
     _show("\n")
     return said
 

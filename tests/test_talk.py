@@ -159,7 +159,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(llama, tmp_path: Path):
             chat.type("Hello!\n")
             chat.wait_for("Hello!")
             time.sleep(0.3)
-            chat.type("\x03")
+            chat.type("\x03\x03")  # pressed twice, it still ends no conversation
             chat.wait_for("\n> ", typing="\x03")
         chat.type("\x04")
         assert chat.process.wait(timeout=60) == 0
