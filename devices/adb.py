@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from ..runtime.errors import DeviceError, UsageError
@@ -89,12 +88,14 @@ _ARCHES = {"arm64-v8a": "aarch64", "armeabi-v7a": "armv7l", "x86_64": "x86_64", 
 class Phone:
     """A device that adb reaches, and the files here of the tools that the address names, by the formats they run.
 
-    `sent` holds what was brought in this connection: path there -> path here.
+    `sent` holds what was brought in this connection: path there -> path here. `ready` holds the tools that were: format
+    -> path there.
     """
 
     serial: str
     benchmarks: Mapping[str, Path]
     sent: dict[str, Path] = field(default_factory=dict)
+    ready: dict[str, str] = field(default_factory=dict)
 
     def put(self, local: Path, *others: Path) -> str:
         """Send a file or folder, with others beside it, unless the device has them; returns its path there."""
@@ -154,8 +155,10 @@ class Phone:
 
         Raises DeviceError where it fails or its time is up; it runs no longer then.
         """
-        tool = TOOLS[form]
-        script = shlex.join(["sh", "-c", _in_folder(_BENCH), "sh", f"{seconds:.0f}", self._there[form], *arguments])
+        path, tool = self.benchmarks[form], TOOLS[form]
+        if form not in self.ready:
+            self.ready[form] = self.put(path, *beside(form, path))
+        script = shlex.join(["sh", "-c", _in_folder(_BENCH), "sh", f"{seconds:.0f}", self.ready[form], *arguments])
         begun = time.monotonic()
         try:
             code, said = self._script(script, seconds + _GRACE_S)
@@ -179,11 +182,6 @@ class Phone:
         code, said = self._script(f"rm -rf {FOLDER}", _ANSWER_S)
         if code:
             raise DeviceError(f"{FOLDER} cannot be removed on {self.serial} ({_last(said)})")
-
-    @cached_property
-    def _there(self) -> dict[str, str]:
-        """Format -> the path of its tool there, sent when one is first run."""
-        return {form: self.put(path, *beside(form, path)) for form, path in self.benchmarks.items()}
 
     @property
     def _saturates(self) -> bool:

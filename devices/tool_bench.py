@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -121,9 +121,10 @@ def bench(paths: Sequence[str], place: Place, runs: int, threads: int | None, ti
     """Time artifacts in turn, `runs` runs each at least, shared out over the rounds of `runtime.bench.in_turn`."""
     begun, end = time.monotonic(), time.monotonic() + timeout
     subjects = [_Subject(read_artifact(place.sent[path]), path, place, threads, end) for path in paths]
-    firsts = [one.first for one in subjects]
+    firsts = [one.call(1, LIMIT_S, watched=True) for one in subjects]
     alone = firsts[0] if len(firsts) == 1 else None
-    rounds = in_turn([one.take for one in subjects], runs, LIMIT_S, idle=lambda: None)
+    takers = [partial(one.take, first.samples[-1]) for one, first in zip(subjects, firsts, strict=True)]
+    rounds = in_turn(takers, runs, LIMIT_S, idle=lambda: None)
     machine, run = place.machine, uuid.uuid4().hex
     seen = Disturbance(time.monotonic() - begun, None, None, 0)
     timings = (
@@ -170,14 +171,9 @@ class _Subject:
     end: float
     averaged: list[int] = field(default_factory=list)
 
-    @cached_property
-    def first(self) -> Told:
-        """A call of one run."""
-        return self.call(1, LIMIT_S, watched=True)
-
-    def take(self, least: int, limit_s: float) -> tuple[float, ...]:
-        """A block of latencies in ms, as `runtime.bench.block` takes it."""
-        run_ms = max(self.first.samples[-1], _TICK_MS)
+    def take(self, run_ms: float, least: int, limit_s: float) -> tuple[float, ...]:
+        """A block of latencies in ms, as `runtime.bench.block` takes it, where a run takes about `run_ms`."""
+        run_ms = max(run_ms, _TICK_MS)
         enough = max(least, min(BLOCK_CALLS, math.ceil(BLOCK_MS / run_ms)))
         runs = min(enough, max(1, int(1000 * limit_s / run_ms)))
         told = self.call(int(self.tool.warm_ms / run_ms) + runs, limit_s)

@@ -78,7 +78,7 @@ def test_several_go_in_turn_and_may_be_compared(here):
 
 
 def test_a_tool_that_tells_each_run_gives_samples_of_which_those_that_warm_up_are_dropped(artifact):
-    """Its first run took 20 ms: 25 go before, and a round of 10 runs 10, whatever 20 ms more would hold."""
+    """A run takes 20 ms: 25 of them, half a second, go before the 2 of a round."""
     here = Here({"/there/linear-fp32": artifact}, {"onnx": SAID_BY_ORT})
     (timing,) = bench(["/there/linear-fp32"], here, runs=20, threads=None, timeout=60)
     assert timing.rounds == ((pytest.approx(20.4), pytest.approx(20.0)),) * 10
