@@ -26,7 +26,6 @@ from .boards import none_left, processes
 from .test_litert_bench import SAID
 from .tflite_check import Graph, build, ones
 
-
 STAND_IN = Path(__file__).with_name("stand_in_for_onnxruntime_perf_test.py")
 
 
@@ -150,9 +149,7 @@ def test_an_onnx_model_has_every_run_timed_at_the_shapes_of_its_golden_sample(ph
     assert row.alone.peak_memory is not None
     assert row.alone.peak_memory > 10_000_000
     doubts = {doubt.code: doubt.text for doubt in row.doubts}
-    assert doubts["invented-inputs"] == (
-        "onnxruntime_perf_test invents the inputs, and fixes the free axes (x[2, 64])"
-    )
+    assert doubts["invented-inputs"] == ("onnxruntime_perf_test invents the inputs, and fixes the free axes (x[2, 64])")
     assert "averages" not in doubts
     assert names(phone.folder) == ["artifact.json", GOLDEN, "model.onnx", perf_test.name]  # and no file of results
 
@@ -175,11 +172,10 @@ def test_an_onnx_file_of_somebody_else_is_timed_with_free_axes_of_1(phone, perf_
     assert (timing.name, timing.shapes) == ("linear", {"x": (1, 3)})
 
 
-def test_what_ends_with_its_own_code_of_255_is_told_by_what_it_said(phone, perf_test, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"no model")
-    link = open_adb(address(phone, perf_test))
-    with pytest.raises(DeviceError, match=rf"^{phone.serial}: .*Load model from .*model\.onnx failed"):
-        link.call("onnx", ["-I", "-m", "times", "-r", "1", link.put(tmp_path / "model.onnx"), "results"], 60)
+def test_a_tool_that_ends_with_minus_1_was_not_killed_and_is_told_by_what_it_said(phone, tmp_path, linear):
+    said = "Load model from model.onnx failed:Protobuf parsing failed."
+    link = open_adb(address(phone, tool(tmp_path, f"echo '{said}'; exit 255", "onnxruntime_perf_test")))
+    assert refusal(link, link.put(linear)) == f"{phone.serial}: {said}"
 
 
 def test_the_library_beside_a_tool_goes_with_it_and_is_found_there(phone, tmp_path, linear):

@@ -84,7 +84,7 @@ def test_a_tool_that_tells_each_run_gives_samples_of_which_those_that_warm_up_ar
     assert timing.rounds == ((pytest.approx(20.4), pytest.approx(20.0)),) * 10
     assert not timing.averaged
     assert [asked[asked.index("-r") + 1] for asked in here.asked] == ["1", *["27"] * 10]
-    assert [doubt.code for doubt in timing.doubts][0] == "invented-inputs"
+    assert timing.doubts[0].code == "invented-inputs"
     assert "few-runs" in {doubt.code for doubt in timing.doubts}
 
 

@@ -16,8 +16,8 @@ def test_a_file_is_the_tool_whose_name_it_holds():
 
 def test_another_file_is_refused_with_the_names_that_are_known():
     expected = (
-        "tools/bench is no benchmark that edgepress knows; expected LiteRT's benchmark_model (tflite) or ONNX Runtime's "
-        "onnxruntime_perf_test (onnx), by this name"
+        "tools/bench is no benchmark that edgepress knows; expected LiteRT's benchmark_model (tflite) or "
+        "ONNX Runtime's onnxruntime_perf_test (onnx), by this name"
     )
     with pytest.raises(UsageError) as refused:
         by_format([Path("tools/bench")])
