@@ -1,8 +1,8 @@
 """adb: an Android device over the `adb` of this machine, as a link: put, run, close. No Python is needed there.
 
 Files lie under `files/DIGEST/NAME` in a folder of edgepress's own: what is there is not sent again, and a file that
-arrives gets its name when it is whole. In place of the runtime's bench runs LiteRT's `benchmark_model`, which the user
-names: see `litert_bench`. Old devices drop exit codes, so that each script's is printed after what it says.
+arrives gets its name when it is whole. In place of the runtime's bench run the engines' own tools, which the user
+names: see `tool_bench`. Old devices drop exit codes, so that each script's is printed after what it says.
 """
 
 import json
@@ -10,17 +10,18 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from ..runtime.errors import DeviceError, UsageError
 from ..runtime.machine import Machine
-from . import litert_bench
+from . import tool_bench
 from .payload import digest, files_of
 from .process import Done, call
+from .tool_bench import RESULTS, Tool
+from .tools import TOOLS, beside, by_format, names
 
 SCHEME = "adb"
 FOLDER = "/data/local/tmp/edgepress"
@@ -42,8 +43,11 @@ _OF_ADB = (
 )  # fmt: skip
 _OF_ANDROID = (
     ("No space left on device|Disk quota exceeded", "no space is left on {serial} for {folder}; free some there"),
-    ("not executable|Exec format error", "{tool} is not for the processor of {serial} ({abi}); take LiteRT's "
-     "benchmark_model for Android on {abi}"),
+)
+_OF_TOOL = (
+    ("not executable|Exec format error", "{path} is not for the processor of {serial} ({abi}); take {tool} for Android "
+     "on {abi}"),
+    ('library "(?P<library>.+?)" not found', "{path} needs {library}; put that of the same build beside it"),
 )  # fmt: skip
 
 _FACTS = """
@@ -66,12 +70,13 @@ mkdir -p "files/.part-$1"
 """
 _WHOLE = 'mv "files/.part-$1" "files/$1"'
 
-# The tool's number lies in `busy` as long as it runs: `timeout` ends it there, and we do where we are stopped.
+# The tool's number lies in `busy` as long as it runs: `timeout` ends it there, and we do where we are stopped. What it
+# leaves in its file of results, if it has one, follows what it said.
 _BENCH = f"""
 if [ -e busy ] && kill -0 "$(cat busy)" 2>/dev/null; then exit {_BUSY}; fi
-seconds=$1; shift
-chmod 755 "$1" && timeout -k 5 "$seconds" sh -c 'echo $$ >busy; exec "$0" "$@"' "$@"
-code=$?; rm -f busy; exit "$code"
+seconds=$1; shift; rm -f {RESULTS}
+chmod 755 "$1" && timeout -k 5 "$seconds" sh -c 'echo $$ >busy; export LD_LIBRARY_PATH="${{0%/*}}"; exec "$0" "$@"' "$@"
+code=$?; rm -f busy; echo; cat {RESULTS} 2>/dev/null; rm -f {RESULTS}; exit "$code"
 """
 _END = '[ -e busy ] && kill -9 "$(cat busy)"; rm -f busy'
 
@@ -81,38 +86,41 @@ _ARCHES = {"arm64-v8a": "aarch64", "armeabi-v7a": "armv7l", "x86_64": "x86_64", 
 
 @dataclass(frozen=True)
 class Phone:
-    """A device that adb reaches, and the benchmark's file here (None where the address names none).
+    """A device that adb reaches, and the files here of the tools that the address names, by the formats they run.
 
-    `sent` holds what was brought in this connection: path there -> path here.
+    `sent` holds what was brought in this connection: path there -> path here. `ready` holds the tools that were: format
+    -> path there.
     """
 
     serial: str
-    benchmark: Path | None
+    benchmarks: Mapping[str, Path]
     sent: dict[str, Path] = field(default_factory=dict)
+    ready: dict[str, str] = field(default_factory=dict)
 
-    def put(self, local: Path) -> str:
-        """Send a file or folder, unless the device has it; returns its path there."""
-        name = digest(files_of(local))
+    def put(self, local: Path, *others: Path) -> str:
+        """Send a file or folder, with others beside it, unless the device has them; returns its path there."""
+        paths = [one.resolve() for one in (local, *others)]
+        name = digest({name: path for one in paths for name, path in files_of(one).items()})
         if self._sh(_HAS, name).strip() != "yes":
             try:
                 self._sh(_DRAFT, name)
-                self._adb("push", str(local.resolve()), f"{FOLDER}/files/.part-{name}/", timeout=_PUSH_S)
+                self._adb("push", *map(str, paths), f"{FOLDER}/files/.part-{name}/", timeout=_PUSH_S)
                 self._sh(_WHOLE, name)
             except BaseException:
                 self._quietly('rm -rf "files/.part-$1"', name)
                 raise
-        path = f"{FOLDER}/files/{name}/{local.resolve().name}"
-        self.sent[path] = local.resolve()
+        path = f"{FOLDER}/files/{name}/{paths[0].name}"
+        self.sent[path] = paths[0]
         return path
 
     def run(self, arguments: Sequence[str], timeout: float) -> str:
         """Do what `about` and `bench` of the runtime do. Raises DeviceError for another program."""
         program = arguments[1] if arguments[:1] == ["-m"] else ""
         if program == "edgepress.runtime.about":
-            told = {"machine": asdict(self.machine), "formats": ["tflite"], "saturates": self._saturates}
+            told = {"machine": asdict(self.machine), "formats": list(self.tools), "saturates": self._saturates}
             return json.dumps(told | {"versions": {}})
         if program == "edgepress.runtime.bench":
-            return litert_bench.main(arguments[2:], self, timeout)
+            return tool_bench.main(arguments[2:], self, timeout)
         raise DeviceError(f"an Android device does not run {' '.join(arguments[:2])}; it runs: about, bench")
 
     def close(self) -> None:
@@ -137,12 +145,20 @@ class Phone:
             load=float(load[0]) if load else None,
         )
 
-    def tool(self, arguments: Sequence[str], seconds: float) -> str:
-        """Run the benchmark once, at most `seconds`; returns what it said on stdout and stderr.
+    @property
+    def tools(self) -> dict[str, Tool]:
+        """Format -> the tool for it, of those that the address names."""
+        return {form: TOOLS[form] for form in self.benchmarks}
+
+    def call(self, form: str, arguments: Sequence[str], seconds: float) -> str:
+        """Run a format's tool once, at most `seconds`; returns what it said on stdout and stderr, and its results.
 
         Raises DeviceError where it fails or its time is up; it runs no longer then.
         """
-        script = shlex.join(["sh", "-c", _in_folder(_BENCH), "sh", f"{seconds:.0f}", self._tool, *arguments])
+        path, tool = self.benchmarks[form], TOOLS[form]
+        if form not in self.ready:
+            self.ready[form] = self.put(path, *beside(form, path))
+        script = shlex.join(["sh", "-c", _in_folder(_BENCH), "sh", f"{seconds:.0f}", self.ready[form], *arguments])
         begun = time.monotonic()
         try:
             code, said = self._script(script, seconds + _GRACE_S)
@@ -153,12 +169,12 @@ class Phone:
             raise DeviceError(f"no answer from {self.serial} in {seconds:.0f} s; the program was ended there")
         if code == _BUSY:
             raise DeviceError(f"another run is using {self.serial}; wait until it has ended, two disturb each other")
-        if code > 128:
-            seen = f"the benchmark was killed by signal {code - 128} on {self.serial}"
-            raise DeviceError(f"{seen}; is the memory enough, and is it LiteRT's for this Android?")
         if code:
-            told = litert_bench.complaint(said) or f"exit code {code}, and nothing said"
-            raise DeviceError(self._why(f"{self.serial}: {told}", said, _OF_ANDROID))
+            told = f"{self.serial}: {tool.complaint(said) or f'exit code {code}, and nothing said'}"
+            if 128 < code < 255:  # 255 is what a tool itself ends with, its -1
+                seen = f"the benchmark was killed by signal {code - 128} on {self.serial}"
+                told = f"{seen}; is the memory enough, and is it {tool} for this Android?"
+            raise DeviceError(self._why(told, said, (*_OF_ANDROID, *_OF_TOOL), form))
         return said
 
     def clean(self) -> None:
@@ -166,11 +182,6 @@ class Phone:
         code, said = self._script(f"rm -rf {FOLDER}", _ANSWER_S)
         if code:
             raise DeviceError(f"{FOLDER} cannot be removed on {self.serial} ({_last(said)})")
-
-    @cached_property
-    def _tool(self) -> str:
-        assert self.benchmark is not None
-        return self.put(self.benchmark)
 
     @property
     def _saturates(self) -> bool:
@@ -211,12 +222,13 @@ class Phone:
         lost = f"the link to {self.serial} was lost ({_last(said)}); is it plugged in? the same command goes again"
         return self._why(lost, said, (*_OF_ADB, *_OF_ANDROID))
 
-    def _why(self, otherwise: str, said: str, reasons: Sequence[tuple[str, str]]) -> str:
-        """One line for what is seen, with the remedy where it is a known one."""
+    def _why(self, otherwise: str, said: str, reasons: Sequence[tuple[str, str]], form: str = "") -> str:
+        """One line for what is seen, with the remedy where it is a known one. `form` is the format of a tool's run."""
+        known = {"serial": self.serial, "folder": FOLDER, "path": self.benchmarks.get(form), "tool": TOOLS.get(form)}
         for pattern, meaning in reasons:
-            if re.search(pattern, said):
+            if found := re.search(pattern, said):
                 abi = self._abi() if "{abi}" in meaning else ""
-                return meaning.format(serial=self.serial, folder=FOLDER, tool=self.benchmark, abi=abi)
+                return meaning.format(**known, **found.groupdict(), abi=abi)
         return otherwise
 
     def _abi(self) -> str:
@@ -232,23 +244,27 @@ class Phone:
 def open_adb(address: str) -> Phone:
     """Open `adb://SERIAL?benchmark=PATH`. Raises UsageError for another address, or without a benchmark's file."""
     phone = read_address(address)
-    if phone.benchmark is None:
-        raise UsageError(f"{address} names no benchmark; name LiteRT's for Android: {_EXAMPLE}")
-    if not phone.benchmark.is_file():
-        raise UsageError(f"{phone.benchmark} is no file; expected LiteRT's benchmark_model for Android")
+    if not phone.benchmarks:
+        raise UsageError(f"{address} names no benchmark; name {names()} for Android: {_EXAMPLE}")
+    for form, path in phone.benchmarks.items():
+        if not path.is_file():
+            raise UsageError(f"{path} is no file; expected {TOOLS[form]} for Android")
     return phone
 
 
 def read_address(address: str) -> Phone:
-    """Take `adb://SERIAL[?benchmark=PATH]` apart; nobody is contacted. Raises UsageError where it is something else.
+    """Take `adb://SERIAL[?benchmark=PATH[&benchmark=PATH]]` apart; nobody is contacted.
 
-    >>> read_address("adb://0A041FDD4002XB?benchmark=benchmark_model").serial
-    '0A041FDD4002XB'
+    Raises UsageError where it is something else, or names what is no tool, or two for one format.
+
+    >>> read_address("adb://0A041FDD4002XB?benchmark=tools/benchmark_model").benchmarks
+    {'tflite': PosixPath('tools/benchmark_model')}
     """
     found = re.fullmatch(rf"{SCHEME}://(\w[\w.:-]*)(?:\?benchmark=(.+))?", address)
     if found is None:
         raise UsageError(f"{address!r} is no address of an Android device; expected {_EXAMPLE}; see: adb devices")
-    return Phone(found[1], None if found[2] is None else Path(found[2]).expanduser())
+    paths = found[2].split("&benchmark=") if found[2] else []
+    return Phone(found[1], by_format([Path(path).expanduser() for path in paths]))
 
 
 def _in_folder(script: str) -> str:

@@ -142,10 +142,12 @@ def _member(path: Path, name: str, table: object) -> Member:
 
 
 def _benchmark(path: Path, name: str, table: Mapping[str, object]) -> str:
-    """What `benchmark`, a path beside the file, adds to the address of an Android device."""
+    """What `benchmark`, a path beside the file or several, adds to the address of an Android device."""
     benchmark = table.get("benchmark")
     if benchmark is None:
         return ""
-    if not isinstance(benchmark, str) or not str(table["address"]).startswith("adb://"):
+    files = benchmark if isinstance(benchmark, list) else [benchmark]
+    usable = bool(files) and all(isinstance(file, str) for file in files)
+    if not usable or not str(table["address"]).startswith("adb://"):
         raise UsageError(f"{path}: {name} has benchmark = {benchmark!r}; expected a file, for an address adb://SERIAL")
-    return f"?benchmark={path.parent / benchmark}"
+    return "?" + "&".join(f"benchmark={path.parent / str(file)}" for file in files)

@@ -26,6 +26,8 @@ from .boards import none_left, processes
 from .test_litert_bench import SAID
 from .tflite_check import Graph, build, ones
 
+STAND_IN = Path(__file__).with_name("stand_in_for_onnxruntime_perf_test.py")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory):
@@ -53,8 +55,8 @@ def model(tmp_path) -> Artifact:
     return artifact
 
 
-def tool(folder: Path, script: str) -> Path:
-    path = folder / "benchmark_model"
+def tool(folder: Path, script: str, name: str = "benchmark_model") -> Path:
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     return path
 
@@ -66,8 +68,16 @@ def benchmark(tmp_path) -> Path:
     return tool(tmp_path, f"{check}\ncat <<'END' >&2\n{SAID}END")
 
 
-def address(phone: Adbd, benchmark: Path) -> str:
-    return f"adb://{phone.serial}?benchmark={benchmark}"
+@pytest.fixture
+def perf_test(tmp_path) -> Path:
+    """A program that speaks as ONNX Runtime's tool does, and runs the file with ONNX Runtime; it is not the tool."""
+    path = tmp_path / "stand_in_for_onnxruntime_perf_test"
+    path.write_text(f"#!{sys.executable}\n{STAND_IN.read_text(encoding='utf-8')}", encoding="utf-8")
+    return path
+
+
+def address(phone: Adbd, *benchmarks: Path) -> str:
+    return f"adb://{phone.serial}?{'&'.join(f'benchmark={path}' for path in benchmarks)}"
 
 
 def refusal(link, *arguments: str, timeout: float = 60) -> str:
@@ -124,6 +134,68 @@ def test_two_models_are_timed_in_turn_in_one_run(phone, benchmark, tmp_path):
     paths = [link.put(build(tmp_path / f"{name}.tflite", Graph((1, 3)))) for name in "ab"]
     a, b = from_json(link.run(["-m", "edgepress.runtime.bench", *paths, "--runs", "2"], 60))
     assert (a.name, b.name, a.run == b.run, len(a.rounds)) == ("a", "b", True, 2)
+
+
+def test_an_onnx_model_has_every_run_timed_at_the_shapes_of_its_golden_sample(phone, perf_test, make_artifact):
+    device = find_device(address(phone, perf_test))
+    assert device.formats == ("onnx",)
+    (row,) = measure([make_artifact("base", batch=2)], device, runs=4)
+    assert row.timing is not None
+    assert len(row.timing.samples) >= 4
+    assert not row.timing.averaged
+    assert (row.timing.shapes, row.timing.batch) == ({"x": (2, 64)}, 2)
+    assert row.alone is not None
+    assert row.alone.load_ms is not None
+    assert row.alone.peak_memory is not None
+    assert row.alone.peak_memory > 10_000_000
+    doubts = {doubt.code: doubt.text for doubt in row.doubts}
+    assert doubts["invented-inputs"] == ("onnxruntime_perf_test invents the inputs, and fixes the free axes (x[2, 64])")
+    assert "averages" not in doubts
+    assert names(phone.folder) == ["artifact.json", GOLDEN, "model.onnx", perf_test.name]  # and no file of results
+
+
+def test_both_tools_may_be_named_and_the_formats_of_a_model_go_in_turn(
+    phone, benchmark, perf_test, model, make_artifact
+):
+    device = find_device(address(phone, benchmark, perf_test))
+    assert device.formats == ("tflite", "onnx")
+    one, other = measure([model, make_artifact("base")], device, runs=2)
+    assert one.timing is not None
+    assert other.timing is not None
+    assert one.timing.run == other.timing.run
+    assert (one.timing.averaged, other.timing.averaged) == (True, False)
+
+
+def test_an_onnx_file_of_somebody_else_is_timed_with_free_axes_of_1(phone, perf_test, linear):
+    link = open_adb(address(phone, perf_test))
+    (timing,) = from_json(link.run(["-m", "edgepress.runtime.bench", link.put(linear), "--runs", "1"], 60))
+    assert (timing.name, timing.shapes) == ("linear", {"x": (1, 3)})
+
+
+def test_a_tool_that_ends_with_minus_1_was_not_killed_and_is_told_by_what_it_said(phone, tmp_path, linear):
+    said = "Load model from model.onnx failed:Protobuf parsing failed."
+    link = open_adb(address(phone, tool(tmp_path, f"echo '{said}'; exit 255", "onnxruntime_perf_test")))
+    assert refusal(link, link.put(linear)) == f"{phone.serial}: {said}"
+
+
+def test_the_library_beside_a_tool_goes_with_it_and_is_found_there(phone, tmp_path, linear):
+    script = 'cat "$LD_LIBRARY_PATH/libonnxruntime.so"; exit 1'
+    path = tool(tmp_path, script, "onnxruntime_perf_test")
+    (tmp_path / "libonnxruntime.so").write_text("the library")
+    (tmp_path / "libother.so").write_text("another")
+    link = open_adb(address(phone, path))
+    assert refusal(link, link.put(linear)) == f"{phone.serial}: the library"
+    assert names(phone.folder) == ["libonnxruntime.so", "linear.onnx", "onnxruntime_perf_test"]
+
+
+def test_a_library_that_is_missing_there_is_told_with_what_to_do(phone, tmp_path, linear):
+    """Android's linker says so, and ends the program by a signal or not, as its version does."""
+    says = 'CANNOT LINK EXECUTABLE "./x": library "libonnxruntime.so" not found: needed by main executable'
+    for end in ("exit 1", "kill -ABRT $$"):
+        path = tool(tmp_path, f"echo '{says}'; {end}", "onnxruntime_perf_test")
+        link = open_adb(address(phone, path))
+        told = refusal(link, link.put(linear))
+        assert told == f"{path} needs libonnxruntime.so; put that of the same build beside it"
 
 
 def test_what_is_there_is_not_sent_again_and_what_has_changed_is(phone, benchmark, model):
@@ -280,12 +352,17 @@ def test_a_machine_without_adb_is_told_what_installs_it(benchmark, monkeypatch, 
 
 
 def test_the_benchmark_is_named_by_the_address(tmp_path):
-    assert read_address("adb://adb-0A._adb-tls-connect._tcp").benchmark is None
-    assert read_address("adb://10.0.0.7:5555?benchmark=a b/c").benchmark == Path("a b/c")
-    with pytest.raises(UsageError, match=r"adb://0A041F names no benchmark; name LiteRT's for Android: adb://SERIAL\?"):
+    lite, ort = Path("a b/benchmark_model"), Path("c/onnxruntime_perf_test")
+    assert read_address("adb://adb-0A._adb-tls-connect._tcp").benchmarks == {}
+    assert read_address(f"adb://10.0.0.7:5555?benchmark={lite}").benchmarks == {"tflite": lite}
+    assert read_address(f"adb://0A?benchmark={ort}&benchmark={lite}").benchmarks == {"tflite": lite, "onnx": ort}
+    says = r"names no benchmark; name LiteRT's benchmark_model \(tflite\) or ONNX .* for Android: adb://SERIAL\?"
+    with pytest.raises(UsageError, match=says):
         open_adb("adb://0A041F")
-    with pytest.raises(UsageError, match=r"gone is no file; expected LiteRT's benchmark_model for Android"):
-        open_adb(f"adb://0A041F?benchmark={tmp_path / 'gone'}")
+    with pytest.raises(UsageError, match=r"gone_benchmark_model is no file; expected LiteRT's benchmark_model for"):
+        open_adb(f"adb://0A041F?benchmark={tmp_path / 'gone_benchmark_model'}")
+    with pytest.raises(UsageError, match=r"song is no benchmark that edgepress knows; expected LiteRT's"):
+        open_adb(f"adb://0A041F?benchmark={tmp_path / 'song'}")
 
 
 @pytest.mark.parametrize("wrong", ["adb://", "adb://-s", "adb://a b", "adb://a?tool=b", "adb://a;ls"])

@@ -53,6 +53,9 @@ def test_a_phone_has_its_benchmark_beside_the_file_and_is_called_by_its_serial(t
     address = f"adb://0A041F?benchmark={tmp_path / 'tools' / 'benchmark_model'}"
     assert read_fleet(str(file)) == (Member("phone", address),)
     assert [member.name for member in read_fleet(f"{address},local")] == ["0A041F", "local"]
+    file.write_text('[phone]\naddress = "adb://0A041F"\nbenchmark = ["benchmark_model", "onnxruntime_perf_test"]\n')
+    both = f"benchmark={tmp_path / 'benchmark_model'}&benchmark={tmp_path / 'onnxruntime_perf_test'}"
+    assert read_fleet(str(file)) == (Member("phone", f"adb://0A041F?{both}"),)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,8 @@ def test_a_phone_has_its_benchmark_beside_the_file_and_is_called_by_its_serial(t
             "a has benchmark = 'b'; expected a file, for an address adb://SERIAL",
         ),
         ('[a]\naddress = "adb://b"\nbenchmark = 1', "a has benchmark = 1; expected a file"),
+        ('[a]\naddress = "adb://b"\nbenchmark = [1]', r"a has benchmark = \[1\]; expected a file"),
+        ('[a]\naddress = "adb://b"\nbenchmark = []', r"a has benchmark = \[\]; expected a file"),
         ('[a]\naddress = "local"\n[b]\naddress = "local"', "local stands twice"),
         ("", "names no device"),
     ],
