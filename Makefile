@@ -4,8 +4,8 @@ VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Small models are the fastest with a thread each, above all beside other programs.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# A file of tests a process, on each core; the models are small, and one thread each is the fastest then.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 PINS := pyproject.toml constraints.txt
 
 .PHONY: help demo test test-all lint bench clean

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,12 @@ def _started(folder: Path, digits_task: Path, minilm: Path, files: Sequence[Path
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES)
+def together(page: str) -> Any:
+    """The page, to be walked in one process with the page that it goes on from."""
+    return pytest.param(page, marks=pytest.mark.xdist_group(f"page {AFTER.get(page, (page,))[0]}"))
+
+
+@pytest.mark.parametrize("page", [together(page) for page in PAGES])
 def test_every_block_of_a_page_does_what_the_page_says(page: str, walked):
     assert any(True for _ in blocks(page)), "a page without an example"
     walked(page)
