@@ -114,6 +114,7 @@ def report(
     from ..devices.sweep import read_batches
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
+    from .placed import shares
 
     several = is_fleet(on)
     if out is not None:
@@ -133,7 +134,7 @@ def report(
         tried = ()
         if threads == "best":
             device, tried = with_best_threads(flat[-1], device, inputs, tell)
-        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, shares=shares, on_progress=tell)
         rows = (*rows[:-1], replace(rows[-1], tried=tried))
         rows = beyond(rows, flat, device, wishes, inputs, tell)
         left = iter(rows)

@@ -23,6 +23,7 @@ from ..runtime.family import Family, Measured, member_of, write_family
 from ..runtime.files import refuse_existing, replace_folder
 from . import ranks
 from .data import Data
+from .placed import shares
 from .ranks import from_first
 from .recipe import TRAINS, Pass, Recipe
 from .source import Task
@@ -70,7 +71,9 @@ class _Run:
 
     def measure(self, *artifacts: Artifact, runs: int = 100) -> tuple[Row, ...]:
         score, known, tell = self.data.score, self.rows, self.tell
-        return from_first(lambda: measure(artifacts, self.on, score=score, runs=runs, known=known, on_progress=tell))
+        return from_first(
+            lambda: measure(artifacts, self.on, score=score, runs=runs, known=known, shares=shares, on_progress=tell)
+        )
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"

@@ -22,7 +22,7 @@ from .report import NONE, Cells, Report, cells, sections, where
 from .words import show_bytes, show_ms, show_points, show_times
 
 # Titles of `sections` whose content has a place of its own on the page.
-_PLACED = ("ships:", "fits", "over", "steps", "doubts")
+_PLACED = ("ships:", "fits", "over", "steps", "where", "doubts")
 
 
 def to_html(report: Report) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgepress.runtime.errors import DataError
 from edgepress.runtime.machine import Disturbance, Doubt, Machine
+from edgepress.runtime.placement import Placed
 from edgepress.runtime.sustain import Moment, Sustained
 from edgepress.runtime.timing import LanguageTiming, Timing, from_json, read_timing, to_json
 
@@ -27,6 +28,7 @@ TIMING = Timing(
     machine=MACHINE,
     disturbance=Disturbance(1.1, 0.2, 48.0, 7),
     doubts=(Doubt("noisy", "runs vary by 14%; close other programs"),),
+    placed=(Placed("fc", "Gemm", "qnn", "npu"), Placed("act", "Softmax", "cpu", "cpu", "no kernel")),
 )
 
 ms = st.floats(1e-4, 1e5, allow_nan=False)
@@ -89,7 +91,7 @@ def test_what_no_bench_printed_is_refused_with_its_beginning(text):
     assert repr(text[:60]) in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", [name for name in asdict(TIMING) if name not in ("language", "sustained")])
+@pytest.mark.parametrize("missing", sorted({*asdict(TIMING)} - {"language", "sustained", "placed"}))
 def test_a_timing_lacks_nothing(missing):
     raw = asdict(TIMING)
     del raw[missing]
