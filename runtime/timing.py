@@ -116,7 +116,7 @@ def to_json(timings: Sequence[Timing]) -> str:
 
 
 def from_json(text: str) -> tuple[Timing, ...]:
-    """Read what `to_json` wrote, the last line, for a vendor's library may print before. Raises DataError for others."""
+    """Read what `to_json` wrote: the last line, for a vendor's library may print before. Raises DataError."""
     try:
         raws = json.loads(text.strip().rpartition("\n")[2])
         if not isinstance(raws, list):
