@@ -24,6 +24,7 @@ CONTRASTS = """() => {
     .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0)
   const behind = node => {
+    if (node.matches('svg .inside')) return getComputedStyle(node.previousElementSibling).fill
     for (; node; node = node.parentElement) {
       const color = getComputedStyle(node).backgroundColor
       if (rgb(color).length < 4 || rgb(color)[3] === 1) return color

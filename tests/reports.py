@@ -43,7 +43,7 @@ def of_devices(make_row: Callable[..., Row]) -> tuple[Report, ...]:
     kitchen, cellar, pi5 = (replace(find_device("pi5"), name=name) for name in ("kitchen", "cellar", "pi5"))
     budget, gone = "latency<0.3ms", "cannot reach 10.0.0.9 (Connection timed out); is it on, and does ssh reach it?"
     over = ("latency 0.481 ms, budget < 0.3 ms",)
-    quick = _pair(make_row, (0.271, 0.148), "1", {"npu": 0.62, "cpu": 0.38})
+    quick = _pair(make_row, (0.271, 0.148), "1", {"npu": 0.4, "gpu": 0.2, "xnnpack": 0.2, "cpu": 0.2})
     slow = _pair(make_row, (0.844, 0.481), "2", {"cpu": 1.0}, Doubt("governor", "the frequency governor is ondemand"))
     untimed = _pair(make_row, (None, None), "3", None, Doubt("not-timed", "nothing was timed on pi5"))
     unknown = ("latency not measured on pi5, budget < 0.3 ms",)

@@ -74,6 +74,15 @@ def test_the_sections_are_those_that_the_report_has_figures_for(report, opened, 
     assert page.locator("svg").count() == 0
 
 
+def test_models_whose_engine_told_have_a_bar_of_where_they_run(report, opened):
+    placed = replace(report.rows[0], placement={"npu": 0.62, "cpu": 0.3})
+    page = opened(replace(report, rows=(placed, *report.rows[1:]))).page
+    bars = page.locator("section", has=page.get_by_role("heading", name="Where it runs"))
+    assert bars.locator("svg text").all_text_contents() == ["digits-fp32", "npu 62%", "cpu 30%"]
+    assert "digits-fp32: no known unit 8%" in bars.locator("title").all_text_contents()
+    assert "where it runs" not in page.locator("h2").all_inner_texts()
+
+
 def test_the_table_has_a_line_for_each_model_with_its_verdict(report, opened):
     lines = opened(report).page.locator("tbody tr").all_inner_texts()
     assert len(lines) == 4
