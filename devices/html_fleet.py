@@ -60,11 +60,11 @@ def overview(reports: Sequence[Report]) -> str:
 
 def _verdict(reports: Sequence[Report]) -> str:
     """Whether the budget holds on each device; one that failed holds none."""
-    budget = next((report.budget for report in reports if report.budget), "")
     misses = [f"{report.device.name}: {miss}" for report in reports for miss in report.misses]
     failed = [f"{report.device.name}: failed" for report in reports if report.failure]
-    over = not misses and failed  # nothing is known to be over the budget
-    return parts.verdict("" if over else budget, [*misses, *failed], fits=not misses and not failed)
+    over = misses or not failed  # where one failed, it is not known to be over the budget
+    budget = next((report.budget for report in reports if report.budget and over), "")
+    return parts.verdict(budget, [*misses, *failed], fits=not misses and not failed)
 
 
 def _sections(reports: Sequence[Report]) -> Iterator[str]:

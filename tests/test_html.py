@@ -78,8 +78,9 @@ def test_models_whose_engine_told_have_a_bar_of_where_they_run(report, opened):
     placed = replace(report.rows[0], placement={"npu": 0.62, "cpu": 0.3})
     page = opened(replace(report, rows=(placed, *report.rows[1:]))).page
     bars = page.locator("section", has=page.get_by_role("heading", name="Where it runs"))
-    assert bars.locator("svg text").all_text_contents() == ["digits-fp32", "npu 62%", "cpu 30%"]
-    assert "digits-fp32: no known unit 8%" in bars.locator("title").all_text_contents()
+    words = ["npu 62.0%", "cpu 30.0%", "digits-fp32", "no known unit 8.0%"]
+    assert bars.locator("svg text").all_text_contents() == words
+    assert "digits-fp32: no known unit 8.0%" in bars.locator("title").all_text_contents()
     assert "where it runs" not in page.locator("h2").all_inner_texts()
 
 

@@ -98,8 +98,8 @@ def test_doubts_and_charts_are_of_one_device_and_what_is_alike_is_said_once(repo
     assert "the frequency governor is ondemand" in cellar.inner_text()
     assert "nothing was timed on pi5" in pi5.inner_text()
     assert [one.locator("svg").count() for one in (kitchen, cellar, pi5)] == [4, 4, 0]
-    assert "npu 40%" in kitchen.inner_text()
-    assert "cpu 100%" in cellar.inner_text()
+    assert "npu 40.0%" in kitchen.inner_text()
+    assert "cpu 100.0%" in cellar.inner_text()
     assert page.get_by_text("top5 0.9999 (+0.00 points)").count() == 1
     cellar.locator("summary").first.click()
     assert "ssh://pi@10.0.0.8" in cellar.inner_text()

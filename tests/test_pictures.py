@@ -70,6 +70,6 @@ def test_a_row_that_knows_its_placement_has_a_bar_and_the_others_have_none(repor
     assert placement(report) == []
     placed = replace(report.rows[0], placement={"npu": 0.75, "cpu": 0.25, "gpu": 0.0})
     (picture,) = placement(replace(report, rows=(placed, *report.rows[1:])))
-    assert picture.svg.index("digits-fp32: npu 75%") < picture.svg.index("digits-fp32: cpu 25%")
+    assert picture.svg.index("digits-fp32: npu 75.0%") < picture.svg.index("digits-fp32: cpu 25.0%")
     assert "gpu" not in picture.svg
     assert "1-structured" not in picture.svg
