@@ -84,7 +84,11 @@ def run(
 @click.option("--batch", default="", metavar="N,N", help="Throughput of the last one by batch: 1,4,16.")
 @click.option("--repeat", default=0, metavar="N", help="Bench in N more processes: how far p50 lies apart.")
 @click.option("--sustain", default="", metavar="TIME", help="Run the last one without a pause: 5m. Heat, throttling.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write report.html, .md and .json there.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write report.html, .md and .json there (of several devices: reports.*).",
+)
 @options.json
 def report(
     artifacts: tuple[Path, ...], compare: tuple[Path, Path] | None, on: str, budget: str, task: str | None,
@@ -114,6 +118,7 @@ def report(
     from ..devices.sweep import read_batches
     from ..runtime.artifact import read_artifact
     from ..runtime.family import members
+    from .placed import shares
 
     several = is_fleet(on)
     if out is not None:
@@ -133,7 +138,7 @@ def report(
         tried = ()
         if threads == "best":
             device, tried = with_best_threads(flat[-1], device, inputs, tell)
-        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, on_progress=tell)
+        rows = measure(flat, device, score=score, runs=runs, inputs=inputs, shares=shares, on_progress=tell)
         rows = (*rows[:-1], replace(rows[-1], tried=tried))
         rows = beyond(rows, flat, device, wishes, inputs, tell)
         left = iter(rows)
@@ -156,6 +161,8 @@ def report(
     if out is not None:
         save_all(result, out)
     show_reports(result, as_json)
+    if out is not None and not as_json:
+        click.echo(f"written: {written(out, several=True)}")
     return FITS if all(one.fits for one in result) else MISSED
 
 

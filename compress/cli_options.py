@@ -54,11 +54,11 @@ def show_report(report: "Report", as_json: bool) -> None:
     render(report, Console())
 
 
-def written(folder: Path) -> str:
-    """The files of a report in a folder, the page first."""
-    from ..devices.report import FILES
+def written(folder: Path, *, several: bool = False) -> str:
+    """The files of a report in a folder, or of those of several devices, the page first."""
+    from ..devices import beside, report
 
-    return ", ".join(str(folder / name) for name in reversed(FILES))
+    return ", ".join(str(folder / name) for name in reversed(beside.FILES if several else report.FILES))
 
 
 def is_named(context: click.Context, name: str) -> bool:

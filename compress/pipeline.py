@@ -23,6 +23,7 @@ from ..runtime.family import Family, Measured, member_of, write_family
 from ..runtime.files import refuse_existing, replace_folder
 from . import ranks
 from .data import Data
+from .placed import shares
 from .ranks import from_first
 from .recipe import TRAINS, Pass, Recipe
 from .source import Task
@@ -70,7 +71,9 @@ class _Run:
 
     def measure(self, *artifacts: Artifact, runs: int = 100) -> tuple[Row, ...]:
         score, known, tell = self.data.score, self.rows, self.tell
-        return from_first(lambda: measure(artifacts, self.on, score=score, runs=runs, known=known, on_progress=tell))
+        return from_first(
+            lambda: measure(artifacts, self.on, score=score, runs=runs, known=known, shares=shares, on_progress=tell)
+        )
 
     def report(self) -> Report:
         title = f"{self.model.name}, recipe {self.recipe.name}, on {self.on.name}"
@@ -92,9 +95,10 @@ def compress(
 ) -> Report:
     """Export the model as it came and after each pass, measure them on `on` in turn, keep what pays, compare.
 
-    Leaves `out/NAME-fp32`, `out/NAME-RECIPE` where a pass paid, `out/report.json` and `out/report.md`. A pass that
-    makes nothing smaller or faster, or that costs more than `budget` allows, is undone and told in the report. One that
-    loses too much, and nothing else, is judged again with the passes after it, as long as one of those trains.
+    Leaves `out/NAME-fp32`, `out/NAME-RECIPE` where a pass paid, and `out/report.html`, `.md` and `.json`, written anew
+    after each pass. A pass that makes nothing smaller or faster, or that costs more than `budget` allows, is undone and
+    told in the report. One that loses too much, and nothing else, is judged again with the passes after it, as long as
+    one of those trains.
     `to` is a format, or several with commas between: the passes are judged on the first, then what was kept is exported
     to the others too, and `out/NAME-RECIPE` is the family of them, all with the same integers.
     Raises UsageError where an artifact exists and `force` is not set, UnsupportedError where a format cannot express

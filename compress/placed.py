@@ -14,7 +14,7 @@ from pathlib import Path
 from ..devices.device import Device
 from ..devices.links import connect
 from ..runtime.artifact import Artifact, read_artifact
-from ..runtime.errors import DeviceError, MissingExtra, UnknownName, UsageError
+from ..runtime.errors import DeviceError, MissingExtra, UnknownName, UnsupportedError, UsageError
 from ..runtime.place import example
 from ..runtime.placement import Placed, Placement, from_json
 from ..runtime.providers import PROVIDERS
@@ -73,6 +73,28 @@ def misses(placement: Placement, gate: tuple[str, float] | None) -> str:
     if gate is None or placement.share(gate[0]) >= gate[1]:
         return ""
     return f"{placement.share(gate[0]):.1%} of the multiply-accumulates on {gate[0]}, {gate[1]:.1%} required"
+
+
+def shares(artifact: Artifact, nodes: Sequence[Placed]) -> Mapping[str, float]:
+    """The share of the multiply-accumulates of an artifact on each unit that has nodes of it, for `devices.measure`.
+
+    Empty for a file without any. Raises UnsupportedError where the nodes cannot be told apart, or are of a format that
+    nobody counts; MissingExtra, EngineError and ModelError where counting fails.
+
+    >>> shares(artifact, (Placed("fc", "Gemm", "qnn", "npu"), Placed("act", "Relu", "cpu", "cpu")))
+    {'npu': 1.0, 'cpu': 0.0}
+    """
+    if artifact.format not in ("onnx", "tflite"):
+        raise UnsupportedError(f"nobody counts the multiply-accumulates of the format {artifact.format}")
+    try:
+        if artifact.format == "onnx" and not _names_differ(artifact.model):
+            raise UnsupportedError("its nodes bear no names of their own; edgepress explain names them in a copy")
+        found = _counts(artifact)(Placement(tuple(nodes)))
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "onnx", "compress") from error
+    total = sum(found.macs().values()) + found.lost
+    units = dict.fromkeys(node.unit for node in nodes)
+    return {unit: sum(n.macs or 0 for n in found.nodes if n.unit == unit) / total for unit in units} if total else {}
 
 
 def _counts(artifact: Artifact) -> Callable[[Placement], Placement]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ..devices.words import plain, show_ms
+from ..devices.words import plain, show_ms, show_share
 from ..runtime.placement import Placed, Placement
 from ..runtime.providers import PROVIDERS
 
@@ -83,17 +83,6 @@ def rows(placement: Placement) -> list[tuple[str, ...]]:
         time = (show_ms(ms), show_share(ms / spent)) if ms is not None and spent else ("", "")
         found.append((name, placement.unit(name), str(counts.get(name, 0)), f"{macs.get(name, 0):,}", work, *time))
     return found
-
-
-def show_share(share: float) -> str:
-    """A share in percent; what is not quite nothing or all does not look like it.
-
-    >>> show_share(0.99995)
-    '>99.9%'
-    """
-    if 0 < share < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def notes(placement: Placement, arch: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from .words import in_markdown, markdown_line, show_ms
 if TYPE_CHECKING:
     from rich.console import Console
 
-_FILES = ("reports.json", "reports.md")
+FILES = ("reports.json", "reports.md", "reports.html")  # what `save_all` writes
 _LEGEND = "p50, and the speed beside the baseline on the same device; figures of different devices are not compared."
 
 
@@ -25,14 +25,17 @@ def to_json_list(reports: Sequence[Report]) -> str:
 
 
 def save_all(reports: Sequence[Report], folder: Path) -> None:
-    """Write `reports.json` and `reports.md` into a folder; each appears whole or not at all."""
-    write_text(folder / _FILES[0], to_json_list(reports))
-    write_text(folder / _FILES[1], to_markdown_list(reports))
+    """Write `reports.json`, `reports.md` and `reports.html` into a folder; each appears whole or not at all."""
+    from .html_fleet import to_html_list
+
+    texts = (to_json_list(reports), to_markdown_list(reports), to_html_list(reports))
+    for name, text in zip(FILES, texts, strict=True):
+        write_text(folder / name, text)
 
 
 def refuse_foreign_list(folder: Path) -> None:
     """Raise UsageError where a file of these names lies in the folder that `save_all` did not write."""
-    refuse_lost(folder, _FILES, "a report of edgepress")
+    refuse_lost(folder, FILES, "a report of edgepress")
 
 
 def to_markdown_list(reports: Sequence[Report]) -> str:
@@ -74,10 +77,11 @@ def _line(report: Report, names: Sequence[str]) -> list[str]:
         times, _ = _speed(row, report.rows[0])
         if row.timing is not None:
             cells[row.name] = f"{show_ms(row.timing.p50)}\n{times}"
-    return [report.device.name, *cells.values(), _verdict(report)]
+    return [report.device.name, *cells.values(), verdict(report)]
 
 
-def _verdict(report: Report) -> str:
+def verdict(report: Report) -> str:
+    """What became of a device in a few words; "" where there was nothing to hold it to."""
     if report.failure:
         return f"failed: {report.failure}"
     if wrong := [row.name for row in report.rows if row.selftest is not None and not row.selftest.passed]:

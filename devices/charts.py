@@ -11,7 +11,7 @@ import numpy as np
 
 from .pareto import front
 from .svg import Axis, axis, circle, drawing, group, line, path, rect, spread, text, x_axis, y_axis
-from .words import show_ms, show_times
+from .words import show_ms, show_share, show_times
 
 WIDTH = 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 40
@@ -113,20 +113,24 @@ def curves(series: Sequence[Series], across: str, x_words: Words, up: str, y_wor
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """A bar for each model, of shares that add up to 1, each with its name where it has room; the rest is told."""
+    """A bar for each model, of shares that add up to 1, each with its name in it, or above where it has no room."""
     each, names = 44, list(dict.fromkeys(name for _, shares in rows for name in shares))
     marks = []
     for index, (model, shares) in enumerate(rows):
-        top, left = each * index, 0.0
-        marks.append(text(0, top + 13, _short(model, WIDTH), "label"))
+        top, left, narrow = each * index, 0.0, list[str]()
         for name, share in shares.items():
             width = share * WIDTH
-            words = f"{name} {share:.0%}"
+            words = f"{name} {show_share(share)}"
             part = [rect(left, top + 20, width, 18, f"part part-{names.index(name) % PARTS}")]
             if LETTER * len(words) + 10 < width:
                 part.append(text(left + 6, top + 33, words, "inside"))
+            else:
+                narrow.append(words)
             marks.append(group(part, title=f"{model}: {words}"))
             left += width
+        above = ", ".join(narrow)
+        marks.append(text(0, top + 13, _short(model, WIDTH - LETTER * (len(above) + 2)), "label"))
+        marks += [text(WIDTH, top + 13, above, "tick", "end")] if above else []
     return drawing(WIDTH, each * len(rows), "the shares of each model's work by unit", marks)
 
 

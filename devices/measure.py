@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..runtime.timing import LanguageTiming, Timing, from_json
 from .device import Device
 from .links import Link, connect
 from .sweep import Tried
+from .units import Shares, shares_of
 
 Score = Callable[[LoadedModel], Mapping[str, float]]
 Progress = Callable[[str], None]
@@ -58,7 +59,9 @@ class Row:
     to judge by. `kept` and `why` are the verdict on the step that made it. `compressed` is the size as a download,
     deflated, as web servers and packages do it; None in reports of older versions. `history` and `tools` are the
     artifact's: what was done to the model, and the versions that wrote the file. `tried` are other threads and batches,
-    `repeats` the medians in ms of further processes, where they were asked for.
+    `repeats` the medians in ms of further processes, where they were asked for. `placement` is the share of its
+    multiply-accumulates on each unit, the largest first, as the engine placed them when it was timed; None where nobody
+    tells. They add up to less than 1 where the engine runs some under names that cannot be followed.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Row:
     tools: Mapping[str, str] = field(default_factory=dict)
     tried: tuple[Tried, ...] = ()
     repeats: tuple[float, ...] = ()
+    placement: Mapping[str, float] | None = None
 
 
 def measure(
@@ -89,6 +93,7 @@ def measure(
     runs: int = 100,
     inputs: Path | None = None,
     known: Sequence[Row] = (),
+    shares: Shares | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Row, ...]:
     """Judge and time artifacts: each alone in a fresh process, then all in turn in one, so that `speed` may compare.
@@ -96,7 +101,7 @@ def measure(
     Golden samples are replayed where the files run; `score` judges the open model, here. `inputs` is an `.npz` with the
     inputs of a call, otherwise the first golden sample is run. `known` are rows of an earlier call: an artifact's
     figures alone, its score and its self-test are taken from there, for only the latencies in turn have to be of one
-    run. `on_progress` is told what happens next.
+    run. `shares` counts the work of a file that runs on several units. `on_progress` is told what happens next.
     A device without an address is not timed, nor is an emulated one: the rows say so, and never hold another machine's
     figures. Raises UnsupportedError for a format that the device does not run, DeviceError where the device fails.
 
@@ -110,7 +115,7 @@ def measure(
     judged = [_judged(artifact, device, score, earlier.get(artifact.path), tell) for artifact in artifacts]
     seen = _seen(artifacts, device, runs, inputs, earlier, tell)
     return tuple(
-        _row(artifact, device, timing, figures, verdict, replayed or selftest, earlier.get(artifact.path))
+        _row(artifact, device, timing, figures, verdict, replayed or selftest, earlier.get(artifact.path), shares)
         for artifact, (timing, figures, replayed), (verdict, selftest) in zip(artifacts, seen, judged, strict=True)
     )
 
@@ -268,8 +273,13 @@ def _row(
     score: Mapping[str, float] | None,
     selftest: SelfTest | None,
     earlier: Row | None,
+    shares: Shares | None,
 ) -> Row:
     known = None if earlier is None else earlier.compressed
+    if earlier is None or earlier.placement is None:
+        placement, unplaced = shares_of(artifact, () if timing is None else timing.placed, shares)
+    else:
+        placement, unplaced = earlier.placement, ()
     return Row(
         name=artifact.name,
         path=artifact.path,
@@ -277,14 +287,15 @@ def _row(
         bytes=artifact.bytes,
         sha256=describe(artifact.model).sha256,
         device=device.name,
-        timing=timing,
+        timing=None if timing is None else replace(timing, placed=()),
         alone=alone,
         score=score,
         selftest=selftest,
-        doubts=tuple(_doubts(device, artifact.format, timing, score, selftest)),
+        doubts=(*_doubts(device, artifact.format, timing, score, selftest), *unplaced),
         compressed=deflated(artifact) if known is None else known,
         history=artifact.history,
         tools=artifact.tools,
+        placement=placement,
     )
 
 

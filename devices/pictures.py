@@ -7,6 +7,7 @@ from statistics import median
 from .charts import Picture, Point, Scale, Series, bars, curves, distributions, scatter
 from .measure import Row
 from .report import Report
+from .units import whole
 from .words import show_bytes, show_ms
 
 _SIZE = Scale("size on disk", lambda x: show_bytes(round(x)))
@@ -63,8 +64,8 @@ def sustained(report: Report) -> list[Picture]:
 
 
 def placement(report: Report) -> list[Picture]:
-    """Where the work of each model runs: of the rows that have a `placement`, which tells the share of each unit."""
-    placed = [(row.name, shares) for row in report.rows if (shares := _shares(row))]
+    """Where the work of each model runs: of the rows whose engine told it."""
+    placed = [(row.name, dict(whole(row.placement))) for row in report.rows if row.placement]
     return [Picture(bars(placed))] if placed else []
 
 
@@ -82,15 +83,6 @@ def look(report: Report, row: Row) -> str:
 def ships(report: Report, row: Row) -> bool:
     """True for the row that ships, and for each of the family that does."""
     return bool(report.ships) and (row.name == report.ships or row.name.startswith(f"{report.ships}/"))
-
-
-def _shares(row: Row) -> Mapping[str, float]:
-    """The share of the work on each unit, the largest first; empty where the engine did not tell."""
-    found = getattr(row, "placement", None)
-    if found is None:
-        return {}
-    shares = {unit: float(found.share(unit)) for unit in {node.unit for node in found.nodes}}
-    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _scores(report: Report) -> tuple[str, dict[str, float]]:

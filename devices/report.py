@@ -18,6 +18,7 @@ from .lasting import show_sustained
 from .measure import Alone, Row, speed
 from .repeat import show_repeats
 from .sweep import Tried, show_tried
+from .units import show_elsewhere
 from .words import in_markdown, markdown_line, plain, show_bytes, show_ms, show_points, show_threads, show_times
 
 if TYPE_CHECKING:
@@ -236,6 +237,10 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     lasting = [f"{row.name}: {show_sustained(s)}" for row in report.rows if row.timing and (s := row.timing.sustained)]
     if lasting:
         yield "sustained", lasting
+    units = report.device.units
+    placed = [f"{r.name}: {words}" for r in report.rows if (words := show_elsewhere(r.placement, r.format, units))]
+    if placed:
+        yield "where it runs", placed
     scores = [f"{row.name}: {_all_scores(row, report.rows[0])}" for row in report.rows if row.score]
     if scores:
         yield "scores", scores

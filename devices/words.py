@@ -31,6 +31,27 @@ def show_points(change: float) -> str:
     return f"{100 * change + 0.0:+.2f}"
 
 
+def show_share(share: float) -> str:
+    """A share in percent; what is not quite nothing or all does not look like it.
+
+    >>> show_share(0.99995)
+    '>99.9%'
+    """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    >>> listed(["local", "kitchen", "pi5"])
+    'local, kitchen and pi5'
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def show_times(ratio: float) -> str:
     """A ratio: `0.31x`, `1.83x`, `12.4x`, `0.0004x`."""
     if 0.095 <= ratio < 9.995:

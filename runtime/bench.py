@@ -27,6 +27,7 @@ from .errors import DataError, EngineError, UsageError
 from .golden import first_inputs
 from .invented import invent
 from .machine import Doubt, counters, disturbance, peak_memory, process_age, this_machine, wait_for_idle
+from .placement import Placed
 from .program import answer
 from .providers import short
 from .session import LoadedModel, load
@@ -109,12 +110,21 @@ def bench(
             disturbance=seen,
             doubts=subject.doubts,
             language=language,
+            placed=_placed(subject.model),
         )
         for subject, blocks in zip(subjects, rounds, strict=True)
     ]
     if sustain is not None:
         timings[-1] = replace(timings[-1], sustained=lasting.sustain(subjects[-1].call, sustain))
     return with_doubts(tuple(timings))
+
+
+def _placed(model: LoadedModel) -> tuple[Placed, ...]:
+    """Who ran its nodes, asked for when the clock has stopped; nothing where the engine does not tell."""
+    try:
+        return model.placement.nodes
+    except EngineError:
+        return ()
 
 
 def refuse_nothing(artifacts: int, runs: int, threads: int | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import DataError
 from .machine import Disturbance, Doubt, Machine
+from .placement import Placed
 from .sustain import Sustained, read_sustained
 
 AVERAGES = "averages"  # the code of the doubt that the samples are averages
@@ -52,7 +53,8 @@ class Timing:
     process, or where the system does not tell. `threads=None` left the number to the engine. `shapes` are those of
     the inputs, `batch` the number of samples in a call. `language` is how fast a model alone in its process reads and
     writes text, a context length after the other; empty for others. `sustained` is what became of the latency in a
-    run of minutes, where one was asked for.
+    run of minutes, where one was asked for. `placed` are the nodes and who ran them; empty where the engine does not
+    tell, and in a report, whose rows hold the shares.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Timing:
     doubts: tuple[Doubt, ...] = ()
     language: tuple[LanguageTiming, ...] = ()
     sustained: Sustained | None = None
+    placed: tuple[Placed, ...] = ()
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -113,9 +116,9 @@ def to_json(timings: Sequence[Timing]) -> str:
 
 
 def from_json(text: str) -> tuple[Timing, ...]:
-    """Read what `to_json` wrote. Raises DataError where it is something else."""
+    """Read what `to_json` wrote: the last line, for a vendor's library may print before. Raises DataError."""
     try:
-        raws = json.loads(text)
+        raws = json.loads(text.strip().rpartition("\n")[2])
         if not isinstance(raws, list):
             raise TypeError(f"a {type(raws).__name__}, not a list")
         return tuple(read_timing(raw) for raw in raws)
@@ -137,6 +140,7 @@ def read_timing(raw: dict[str, Any]) -> Timing:
             "doubts": tuple(Doubt(**doubt) for doubt in raw["doubts"]),
             "language": tuple(read_language(one) for one in raw.get("language", ())),
             "sustained": None if sustained is None else read_sustained(sustained),
+            "placed": tuple(Placed(**node) for node in raw.get("placed", ())),
         }
     )
 

@@ -50,6 +50,13 @@ def test_one_artifact_is_timed_with_the_figures_of_its_own_process(make_artifact
         assert timing.cold_start_ms is not None
 
 
+def test_it_tells_who_ran_each_node_where_the_engine_does(make_artifact, llama):
+    (timing,) = bench([make_artifact("one").path], runs=1, threads=1)
+    assert [(node.op, node.unit) for node in timing.placed] == [("MatMul", "cpu"), ("Relu", "cpu"), ("MatMul", "cpu")]
+    (silent,) = bench([llama[0]], runs=1, threads=1, limit_s=0.1)
+    assert silent.placed == ()
+
+
 def test_percentiles_and_throughput_are_those_of_all_samples(make_artifact):
     (timing,) = bench([make_artifact("one").path], runs=40, threads=1)
     flat = [ms for block in timing.rounds for ms in block]

@@ -81,9 +81,10 @@ def test_the_markdown_has_the_table_and_each_report(reports):
     assert "**failed** there is no host gone" in text
 
 
-def test_both_files_are_written_and_foreign_ones_are_kept(reports, tmp_path):
+def test_its_three_files_are_written_and_foreign_ones_are_kept(reports, tmp_path):
     save_all(reports, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["reports.json", "reports.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reports.html", "reports.json", "reports.md"]
+    assert "<title>small on 3 devices</title>" in (tmp_path / "reports.html").read_text(encoding="utf-8")
     refuse_foreign_list(tmp_path)
     (tmp_path / "reports.json").write_text("mine")
     with pytest.raises(UsageError, match="would be lost"):

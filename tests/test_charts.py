@@ -126,8 +126,9 @@ def test_the_parts_of_a_bar_fill_it_and_name_themselves_where_there_is_room():
     root = read(bars([("a", {"npu": 0.97, "cpu": 0.03}), ("b", {"cpu": 1.0})]))
     boxes = list(root.iter("rect"))
     assert sum(float(box.get("width", 0)) for box in boxes[:2]) == pytest.approx(WIDTH, abs=0.2)
-    assert [label.text for label in looks(root, "inside")] == ["npu 97%", "cpu 100%"]
-    assert [title.text for title in root.iter("title")] == ["a: npu 97%", "a: cpu 3%", "b: cpu 100%"]
+    assert [label.text for label in looks(root, "inside")] == ["npu 97.0%", "cpu 100.0%"]
+    assert [label.text for label in looks(root, "tick")] == ["cpu 3.0%"]  # above its bar
+    assert [title.text for title in root.iter("title")] == ["a: npu 97.0%", "a: cpu 3.0%", "b: cpu 100.0%"]
     assert boxes[1].get("class") == boxes[2].get("class") == "part part-1", "a unit has one colour in all bars"
 
 

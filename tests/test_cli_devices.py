@@ -49,6 +49,7 @@ def test_a_report_on_one_board_is_a_report_as_on_this_machine(board, make_artifa
     assert [row["selftest"]["cases"] for row in raw["rows"]] == [1, 1]
     assert len({row["timing"]["run"] for row in raw["rows"]}) == 1
     assert "judged-here" not in json.dumps(raw)
+    assert [row["placement"] for row in raw["rows"]] == [{"cpu": 1.0}, {"cpu": 1.0}]
 
 
 def test_a_board_is_probed_and_runs_without_a_pause(board, make_artifact, tmp_path):
@@ -78,6 +79,11 @@ def test_a_report_on_several_has_all_of_them_and_fails_with_1_where_one_does(boa
     raw = json.loads((tmp_path / "reports.json").read_text(encoding="utf-8"))
     assert [bool(one["failure"]) for one in raw["reports"]] == [True, False, False]
     assert [len(one["rows"]) for one in raw["reports"]] == [0, 1, 1]
+    names = [str(tmp_path / f"reports.{form}") for form in ("html", "md", "json")]
+    assert f"written: {', '.join(names)}" in said.out
+    page = (tmp_path / "reports.html").read_text(encoding="utf-8")
+    assert "<h1>base on 3 devices</h1>" in page
+    assert "127.0.0.1 is not set up" in page
     assert raw["reports"][1]["rows"][0]["timing"]
 
 

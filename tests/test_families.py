@@ -73,6 +73,9 @@ def test_the_report_has_a_row_for_each_member_and_all_rows_are_of_one_run(presse
     names = ["perceptron-fp32", "1-weight_only", "perceptron-both/tflite", "perceptron-both/onnx"]
     assert [row.name for row in report.rows] == names
     assert [row.format for row in report.rows] == ["tflite", "tflite", "tflite", "onnx"]
+    *on_litert, on_onnx_runtime = (row.placement for row in report.rows)
+    assert all(placement and set(placement) <= {"xnnpack", "cpu"} for placement in on_litert)
+    assert on_onnx_runtime == {"cpu": 1.0}
     assert len({row.timing.run for row in report.rows}) == 1
     assert all(row.selftest.passed for row in report.rows)
     assert [row.path for row in report.rows[2:]] == [out / name for name in names[2:]]

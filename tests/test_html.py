@@ -1,54 +1,16 @@
-import base64
-import hashlib
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
-from edgepress.devices.html import summary, to_html
+from edgepress.devices.html import shipped, summary, to_html
 from edgepress.devices.report import Report
 
 from .browser import Opened, chromium
+from .pages import COLLISIONS, HOSTILE, check_escapes, check_looks, opening, with_every_text
 from .reports import of_passes
-
-HOSTILE = (
-    "\"'><script>window.owned=1</script><img src=http://x.test/x onerror=owned()>"
-    "<style>*{display:none}</style>$body&amp;"
-)
-
-# Contrast as WCAG 2 defines it, of each text with the background that lies behind it.
-CONTRASTS = """() => {
-  const rgb = css => css.match(/[\\d.]+/g).map(Number)
-  const light = css => rgb(css).slice(0, 3).map(c => c / 255)
-    .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0)
-  const behind = node => {
-    for (; node; node = node.parentElement) {
-      const color = getComputedStyle(node).backgroundColor
-      if (rgb(color).length < 4 || rgb(color)[3] === 1) return color
-    }
-  }
-  return [...document.querySelectorAll('body *')]
-    .filter(node => [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()))
-    .filter(node => node.tagName !== 'title' && node.getClientRects().length)
-    .map(node => {
-      const style = getComputedStyle(node)
-      const [a, b] = [light(node instanceof SVGElement ? style.fill : style.color), light(behind(node))]
-      return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), node.textContent]
-    })
-}"""
-# Pairs of labels of one drawing that lie on each other.
-COLLISIONS = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
-  const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()])
-  return boxes.flatMap(([a, p], i) => boxes.slice(i + 1)
-    .filter(([b, q]) => p.left + 1 < q.right && q.left + 1 < p.right && p.top + 3 < q.bottom && q.top + 3 < p.bottom)
-    .map(([b]) => `${a} on ${b}`))
-})"""
 
 
 @pytest.fixture
@@ -64,45 +26,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    """`opened(report, dark=..., width=...)`: the report's page, opened from disk."""
-    contexts = []
-
-    def open_(report: Report, *, dark: bool = False, width: int = 1100) -> Opened:
-        path = tmp_path / "report.html"
-        path.write_text(to_html(report), encoding="utf-8")
-        scheme = "dark" if dark else "light"
-        contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}))
-        return Opened(contexts[-1].new_page(), path)
-
-    yield open_
-    for context in contexts:
-        context.close()
-
-
-class Structure(HTMLParser):
-    """The tags of a page with their attributes' names, in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, tuple[str, ...]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, tuple(name for name, _ in attrs)))
-
-
-def with_every_text(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with each text in it changed, however deep."""
-    if isinstance(value, str):
-        return change(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: with_every_text(getattr(value, f.name), change) for f in fields(value)})
-    if isinstance(value, tuple):
-        return tuple(with_every_text(item, change) for item in value)
-    if isinstance(value, dict):
-        return {change(key): with_every_text(item, change) for key, item in value.items()}
-    return Path(change(str(value))) if isinstance(value, Path) else value
+    with opening(browser, tmp_path / "report.html", to_html) as found:
+        yield found
 
 
 def bare(report: Report, make_row) -> Report:
@@ -112,10 +37,7 @@ def bare(report: Report, make_row) -> Report:
 
 
 def test_nothing_from_outside_becomes_markup(report):
-    hostile, harmless = (
-        with_every_text(report, lambda text, more=more: text + more) for more in (HOSTILE, "Q" * len(HOSTILE))
-    )
-    assert Structure(to_html(hostile)).tags == Structure(to_html(harmless)).tags
+    check_escapes(report, to_html)
 
 
 def test_a_hostile_report_runs_nothing_and_asks_for_nothing(report, opened):
@@ -125,28 +47,10 @@ def test_a_hostile_report_runs_nothing_and_asks_for_nothing(report, opened):
     assert "<script>window.owned=1</script>" in seen.page.locator("h1").inner_text()
 
 
-def test_the_page_forbids_all_but_its_own_style(report):
-    page = to_html(report)
-    style = re.search(r"<style>(.*?)</style>", page, re.S)
-    assert style
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'" in page
-    for forbidden in ("<script", "style=", "http:", "https:", "url(", "@import", "<link", "<img"):
-        assert forbidden not in page, forbidden
-
-
 @pytest.mark.parametrize("width", [1100, 768, 375, 320])
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_opens_from_disk_in_light_and_dark_on_a_desk_and_on_a_phone(report, opened, dark, width):
-    seen = opened(report, dark=dark, width=width)
-    assert seen.complaints == []
-    assert len(seen.requests) == 1
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-    background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
-    contrasts = seen.page.evaluate(CONTRASTS)
-    assert len(contrasts) > 50
-    assert [(round(contrast, 2), text) for contrast, text in contrasts if contrast < 4.5] == []
+    check_looks(opened(report, dark=dark, width=width), dark=dark, width=width)
 
 
 @pytest.mark.parametrize("width", [1100, 375])
@@ -168,6 +72,16 @@ def test_the_sections_are_those_that_the_report_has_figures_for(report, opened, 
     page = opened(bare(report, make_row)).page
     assert page.locator("h2").all_inner_texts() == ["All models", "Provenance"]
     assert page.locator("svg").count() == 0
+
+
+def test_models_whose_engine_told_have_a_bar_of_where_they_run(report, opened):
+    placed = replace(report.rows[0], placement={"npu": 0.62, "cpu": 0.3})
+    page = opened(replace(report, rows=(placed, *report.rows[1:]))).page
+    bars = page.locator("section", has=page.get_by_role("heading", name="Where it runs"))
+    words = ["npu 62.0%", "cpu 30.0%", "digits-fp32", "no known unit 8.0%"]
+    assert bars.locator("svg text").all_text_contents() == words
+    assert "digits-fp32: no known unit 8.0%" in bars.locator("title").all_text_contents()
+    assert "where it runs" not in page.locator("h2").all_inner_texts()
 
 
 def test_the_table_has_a_line_for_each_model_with_its_verdict(report, opened):
@@ -230,6 +144,11 @@ def test_a_family_is_told_by_its_first_member(report, make_row):
     rows = (make_row("fp32", 2000), make_row("int8/onnx", 1000), make_row("int8/tflite", 900))
     assert summary(replace(report, rows=rows, ships="int8")).startswith("int8/onnx takes 1 kB")
     assert 'class="ships"' in to_html(replace(report, rows=rows, ships="int8"))
+
+
+def test_the_page_speaks_of_what_ships_or_else_of_the_last_that_was_kept(report):
+    assert shipped(report).name == "digits-tiny"
+    assert shipped(replace(report, ships="", rows=report.rows[:3])).name == "1-structured"  # 2-weight_only is undone
 
 
 def test_a_report_without_rows_says_so(report):

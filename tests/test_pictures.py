@@ -1,36 +1,11 @@
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import pytest
 
-from edgepress.devices.measure import Row
 from edgepress.devices.pictures import latency, look, placement, ships, trade
 
 from .reports import of_passes
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of a placement, on a unit."""
-
-    unit: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What an engine tells of a file: here a node is a node's share."""
-
-    nodes: tuple[Node, ...]
-
-    def share(self, unit: str) -> float:
-        return sum(node.unit == unit for node in self.nodes) / len(self.nodes)
-
-
-@dataclass(frozen=True)
-class PlacedRow(Row):
-    """A row that knows its placement."""
-
-    placement: Placement | None = None
 
 
 @pytest.fixture
@@ -93,8 +68,8 @@ def test_a_family_ships_with_all_its_members(report, make_row):
 
 def test_a_row_that_knows_its_placement_has_a_bar_and_the_others_have_none(report):
     assert placement(report) == []
-    known = {field.name: getattr(report.rows[0], field.name) for field in fields(Row)}
-    placed = PlacedRow(**known, placement=Placement((Node("cpu"), Node("npu"), Node("npu"), Node("npu"))))
+    placed = replace(report.rows[0], placement={"npu": 0.75, "cpu": 0.25, "gpu": 0.0})
     (picture,) = placement(replace(report, rows=(placed, *report.rows[1:])))
-    assert picture.svg.index("digits-fp32: npu 75%") < picture.svg.index("digits-fp32: cpu 25%")
+    assert picture.svg.index("digits-fp32: npu 75.0%") < picture.svg.index("digits-fp32: cpu 25.0%")
+    assert "gpu" not in picture.svg
     assert "1-structured" not in picture.svg

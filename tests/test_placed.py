@@ -1,15 +1,19 @@
 """`explain ARTIFACT`: the engine's record joined with what each node counts, and the gate."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgepress.compress.placed import misses, place_on, read_gate, with_macs
+from edgepress.compress.placed import misses, place_on, read_gate, shares, with_macs
 from edgepress.devices.device import find_device
-from edgepress.runtime.errors import DeviceError, UnknownName, UsageError
+from edgepress.runtime.artifact import read_artifact
+from edgepress.runtime.errors import DeviceError, MissingExtra, UnknownName, UnsupportedError, UsageError
 from edgepress.runtime.placement import Placed, Placement
+from edgepress.runtime.session import load
 
 from .commands import edgepress
 from .tflite_check import Graph, build
@@ -59,6 +63,34 @@ def test_what_the_engine_runs_under_another_name_is_lost_and_on_no_unit():
 def test_operators_of_a_tflite_file_are_counted(tmp_path: Path):
     found = place_on(build(tmp_path / "m.tflite", Graph((1, 3), "run")), HOST)
     assert (found.share("xnnpack"), found.ms) == (1, {})
+
+
+def test_the_shares_of_a_session_are_those_of_its_multiply_accumulates(make_artifact, tmp_path: Path):
+    model = onnx.load(str(make_artifact("net", width=32, depth=2).model))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node_{index}"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    nodes = load(tmp_path / "m.onnx").placement.nodes
+    nodes = [replace(node, unit="npu") if node.name == "node_0" else node for node in nodes]
+    found = shares(read_artifact(tmp_path / "m.onnx"), nodes)
+    on_npu, on_cpu = 64 * 32, 32 * 32 + 32 * 10
+    assert found == {"npu": pytest.approx(on_npu / (on_npu + on_cpu)), "cpu": pytest.approx(on_cpu / (on_npu + on_cpu))}
+
+
+def test_a_file_without_any_multiply_accumulate_has_no_shares(tmp_path: Path):
+    artifact = read_artifact(build(tmp_path / "m.tflite", Graph((1, 3), "run")))
+    assert shares(artifact, (Placed("y", "ADD", "cpu", "cpu"),)) == {}
+
+
+def test_what_cannot_be_counted_is_refused_by_name(linear: Path, llama, monkeypatch):
+    nameless = read_artifact(linear)
+    with pytest.raises(UnsupportedError, match="no names of their own; edgepress explain names them in a copy"):
+        shares(nameless, load(linear).placement.nodes)
+    with pytest.raises(UnsupportedError, match="nobody counts the multiply-accumulates of the format gguf"):
+        shares(read_artifact(llama[0]), ())
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"onnx is not installed; .*edgepress\[compress\]"):
+        shares(nameless, ())
 
 
 def test_a_device_without_an_address_cannot_tell(linear: Path):

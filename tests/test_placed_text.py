@@ -2,7 +2,7 @@
 
 import json
 
-from edgepress.compress.placed_text import advice, fallen, notes, render, rows, show_share, to_json
+from edgepress.compress.placed_text import advice, fallen, notes, render, rows, to_json
 from edgepress.runtime.placement import Placed, Placement
 
 MIXED = Placement(
@@ -49,10 +49,6 @@ def test_a_unit_that_took_nothing_of_a_file_wants_fixed_shapes():
 
 def test_where_all_runs_on_the_first_unit_there_is_nothing_to_change():
     assert advice(Placement(MIXED.nodes[:1], ("qnn", "cpu"))) == ()
-
-
-def test_a_share_that_is_not_quite_all_does_not_look_like_it():
-    assert [show_share(x) for x in (0, 0.0004, 0.5, 0.9996, 1)] == ["0.0%", "<0.1%", "50.0%", ">99.9%", "100.0%"]
 
 
 def test_the_notes_say_what_the_figures_do_not():

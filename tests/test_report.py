@@ -43,6 +43,25 @@ def test_json_gives_the_same_report_back_with_every_sample(report):
     assert raw["rows"][1]["score"] == {"top1": 0.9907, "top5": 0.9999}
 
 
+def test_the_shares_of_each_unit_come_back_and_an_older_report_has_none(report):
+    placed = replace(report, rows=(replace(report.rows[0], placement={"npu": 0.62, "cpu": 0.38}), *report.rows[1:]))
+    assert from_json(to_json(placed)) == placed
+    raw = json.loads(to_json(report))
+    for row in raw["rows"]:
+        del row["placement"], row["timing"]["placed"]
+    assert from_json(json.dumps(raw)) == report
+
+
+def test_where_a_model_runs_is_said_only_of_one_that_does_not_run_where_it_was_asked_to(report):
+    first, *others = (replace(row, placement={"cpu": 1.0}) for row in report.rows)
+    mixed = replace(first, placement={"npu": 0.62, "cpu": 0.38})
+    for show in (to_markdown, lambda one: printed(one, 120)):
+        assert "where it runs" not in show(replace(report, rows=(first, *others)))
+        said = show(replace(report, rows=(mixed, *others)))
+        assert "digits: 62.0% of the multiply-accumulates on npu, 38.0% on cpu" in said
+        assert "digits-int8: 100" not in said
+
+
 def test_json_is_strict_where_figures_are_no_numbers(report):
     bad = replace(report.rows[1], score={"top1": math.nan}, selftest=SelfTest(1, math.inf, 1e-5))
     text = to_json(replace(report, rows=(report.rows[0], bad)))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgepress.runtime.errors import DataError
 from edgepress.runtime.machine import Disturbance, Doubt, Machine
+from edgepress.runtime.placement import Placed
 from edgepress.runtime.sustain import Moment, Sustained
 from edgepress.runtime.timing import LanguageTiming, Timing, from_json, read_timing, to_json
 
@@ -27,6 +28,7 @@ TIMING = Timing(
     machine=MACHINE,
     disturbance=Disturbance(1.1, 0.2, 48.0, 7),
     doubts=(Doubt("noisy", "runs vary by 14%; close other programs"),),
+    placed=(Placed("fc", "Gemm", "qnn", "npu"), Placed("act", "Softmax", "cpu", "cpu", "no kernel")),
 )
 
 ms = st.floats(1e-4, 1e5, allow_nan=False)
@@ -67,6 +69,10 @@ def test_json_gives_the_same_timings_back(rounds, alone, threads, name):
     assert from_json(to_json([timing, TIMING])) == (timing, TIMING)
 
 
+def test_what_a_vendors_library_prints_before_the_json_is_passed_over():
+    assert from_json(f" # LIBNATIVE: No alternate configuration present\n{to_json([TIMING])}\n") == (TIMING,)
+
+
 def test_json_is_one_line_with_the_names_of_the_code():
     text = to_json([TIMING])
     assert "\n" not in text
@@ -89,7 +95,7 @@ def test_what_no_bench_printed_is_refused_with_its_beginning(text):
     assert repr(text[:60]) in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", [name for name in asdict(TIMING) if name not in ("language", "sustained")])
+@pytest.mark.parametrize("missing", sorted({*asdict(TIMING)} - {"language", "sustained", "placed"}))
 def test_a_timing_lacks_nothing(missing):
     raw = asdict(TIMING)
     del raw[missing]

@@ -1,6 +1,6 @@
 import pytest
 
-from edgepress.devices.words import show_bytes, show_ms, show_points, show_times
+from edgepress.devices.words import listed, show_bytes, show_ms, show_points, show_share, show_times
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_points_are_signed(change, words):
 )
 def test_ratios_have_the_digits_that_matter(ratio, words):
     assert show_times(ratio) == words
+
+
+def test_a_share_that_is_not_quite_all_or_nothing_does_not_look_like_it():
+    assert [show_share(x) for x in (0, 0.0004, 0.5, 0.9996, 1)] == ["0.0%", "<0.1%", "50.0%", ">99.9%", "100.0%"]
+
+
+def test_names_are_listed_as_in_a_sentence():
+    assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]

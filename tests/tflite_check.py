@@ -109,6 +109,22 @@ class Pooled(nn.Module):
         return (states * held).sum(1) / held.sum(1), states
 
 
+class Volume(nn.Module):
+    """A convolution in three dimensions, for which XNNPACK has no kernel, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv3d(1, 4, 3), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().flatten(1))
+
+
+def volume() -> Model:
+    """864 multiply-accumulates that LiteRT's own kernel does, and 320 of XNNPACK's."""
+    return Model("volume", seeded(Volume()).eval(), {"x": torch.ones(1, 1, 4, 4, 4)}, ("y",), {})
+
+
 def pooled(masked: bool = True, **lengths: tuple[int, ...]) -> Model:
     """An example of two texts, of 5 and 3 tokens."""
     ids, mask = torch.arange(1, 11).reshape(2, 5), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
