@@ -101,6 +101,7 @@ def together(page: str) -> Any:
     return pytest.param(page, marks=pytest.mark.xdist_group(f"page {AFTER.get(page, (page,))[0]}"))
 
 
+@pytest.mark.timeout(1800)  # minutes of commands, beside other tests
 @pytest.mark.parametrize("page", [together(page) for page in PAGES])
 def test_every_block_of_a_page_does_what_the_page_says(page: str, walked):
     assert any(True for _ in blocks(page)), "a page without an example"

@@ -95,17 +95,18 @@ def test_counters_move_forward():
 
 
 def test_waiting_for_idle_outlasts_a_thread_that_works():
-    ended = threading.Event()
+    def outlasted() -> bool:
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for_idle()
+        return not thread.is_alive()
 
     def work() -> None:
         end = time.thread_time() + 0.1
         while time.thread_time() < end:
             pass
-        ended.set()
 
-    threading.Thread(target=work).start()
-    wait_for_idle()
-    assert ended.is_set()
+    assert any(outlasted() for _ in range(5)), "once a busy machine may keep the thread from working, which is idle"
 
 
 def test_waiting_for_idle_ends_although_a_thread_never_stops():
