@@ -187,7 +187,7 @@ def test_a_full_disk_is_told_and_nothing_half_stays(tmp_path, model):
     within = ["unshare", "--mount", *rootless, "sh", "-c", f"mkdir -p {full} && {mount}"]
     with running_board(keys, within=within) as board:
         address = f"ssh://127.0.0.1:{board.port}{full}"
-        prepare = f"cd {full}; touch .edgepress setup.json"
+        prepare = f"cd {full}; touch .edgepress; echo '{{\"python\": \"python3\"}}' > setup.json"
         subprocess.run(["ssh", "-p", str(board.port), "127.0.0.1", prepare], check=True)
         link = open_board(address)
         try:
