@@ -32,18 +32,20 @@ Tell = Callable[[str], None]
 
 _INSTALL_S, _TRY_S = 1800.0, 300.0
 
-# The system's own Python, or where that is too old one that stands beside it; by the path that starts it there.
+# The system's own Python, or where that is too old one that stands beside it. By its own name, not by that of a shim,
+# which would be timed with it; unless it starts by the shim alone.
 _PROBE = """
 for name in python3 python3.14 python3.13 python3.12 python3.11; do
   "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
   name=python3
 done
-python=$(command -v "$name") && exec "$python" -c '
+python=$(command -v "$name") || exit 0
+itself=$("$python" -c 'import sys; print(sys.executable)') && "$itself" -c '' 2>/dev/null && python=$itself
+exec "$python" -c '
 import json, platform, struct, sys
 libc = platform.libc_ver()
 print(json.dumps({"python": sys.argv[1], "version": sys.version_info[:2], "bits": 8 * struct.calcsize("P"),
                   "arch": platform.machine(), "libc": libc[0], "libc_version": libc[1]}))' "$python"
-echo '{}'
 """
 
 _WITH_PIP = (

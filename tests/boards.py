@@ -117,8 +117,10 @@ def running_board(
 ) -> Iterator[Board]:
     """Start sshd, `within` another command where one is given; `ssh` on PATH then knows its key and has one for it.
 
-    `environment` is what programs there see beside the usual, or instead of it: PATH.
+    `environment` is what programs there see beside the usual. PATH takes the place of the usual one, and the user's own
+    start files do not change it then.
     """
+    settings = {"PATH": _PATH} | ({"HOME": str(folder)} if "PATH" in environment else {}) | dict(environment)
     for name in ("host", "user"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / name)]
         subprocess.run(command, check=True)
@@ -129,7 +131,7 @@ def running_board(
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder / 'host'}\nAuthorizedKeysFile {folder / 'user.pub'}\n"
         f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\nPermitRootLogin yes\n"
-        f"SetEnv {' '.join(f'{name}={value}' for name, value in ({'PATH': _PATH} | dict(environment)).items())}\n",
+        f"SetEnv {' '.join(f'{name}={value}' for name, value in settings.items())}\n",
         encoding="utf-8",
     )
     key = (folder / "host.pub").read_text(encoding="utf-8").strip()

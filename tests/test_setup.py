@@ -1,5 +1,4 @@
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgepress.devices.board import open_board
-from edgepress.devices.setup import clean, set_up
+from edgepress.devices.setup import _PROBE, clean, set_up
 from edgepress.runtime.errors import DeviceError, UnknownName, UsageError
 
 from .boards import fetching, none_left, processes, running_board
@@ -78,13 +77,6 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
 
 
-@pytest.fixture(scope="module")
-def offline_board(tmp_path_factory):
-    """A board whose pip finds no package."""
-    with running_board(tmp_path_factory.mktemp("offline"), environment={"PIP_NO_INDEX": "1"}) as board:
-        yield board
-
-
 def content(folder: Path) -> dict[str, bytes]:
     """What makes a setup: all but the files that were sent, and what Python compiles beside them."""
     parts = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -92,18 +84,19 @@ def content(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in named.items() if not name.startswith("files/")}
 
 
-def test_a_setup_that_fails_leaves_an_earlier_one_as_it_was(offline_board, make_artifact, monkeypatch):
-    board, told = offline_board, []
-    folder, address = board.ready("older"), board.address("older")
-    before = content(folder)
+def test_a_setup_that_fails_leaves_an_earlier_one_as_it_was(tmp_path, make_artifact, monkeypatch):
+    """Neither the board's pip nor the one here finds a package."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(DeviceError, match="no wheels could be fetched here of numpy, ai-edge-litert"):
-        set_up(address, engine="tflite", tell=told.append)
-    assert any(text.startswith("its pip could not (127.0.0.1: ERROR: No matching") for text in told)
-    assert content(folder) == before
-    said = edgepress("report", make_artifact("base").path, "--on", address, "--runs", 3, "--json")
-    assert said.code == 0, said.err
-    assert said.json["rows"][0]["selftest"]["cases"] == 1
+    with running_board(tmp_path, environment={"PIP_NO_INDEX": "1"}) as board:
+        told, folder, address = [], board.ready("older"), board.address("older")
+        before = content(folder)
+        with pytest.raises(DeviceError, match="no wheels could be fetched here of numpy, ai-edge-litert"):
+            set_up(address, engine="tflite", tell=told.append)
+        assert any(text.startswith("its pip could not (127.0.0.1: ERROR: No matching") for text in told)
+        assert content(folder) == before
+        said = edgepress("report", make_artifact("base").path, "--on", address, "--runs", 3, "--json")
+        assert said.code == 0, said.err
+        assert said.json["rows"][0]["selftest"]["cases"] == 1
 
 
 def test_a_new_setup_takes_the_place_of_an_earlier_one(board):
@@ -178,6 +171,11 @@ def test_ctrl_c_during_a_setup_leaves_an_earlier_one_or_nothing(tmp_path, older)
         assert folder.exists() == older
 
 
+def bare_python(folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return folder / "bin" / "python3"
+
+
 def test_a_devices_own_packages_serve_and_nothing_is_installed(tmp_path, make_artifact):
     own = Path(sys.executable).parent
     with running_board(tmp_path, environment={"PATH": f"{own}:/usr/bin:/bin"}) as board:
@@ -203,25 +201,35 @@ def test_another_version_than_here_is_told(tmp_path):
     for name in ("onnxruntime", "numpy", "numpy.libs", "flatbuffers"):
         (found,) = [path for path in map(Path, sys.path) if (path / name).is_dir()]
         (lent / name).symlink_to(found / name)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "own")], check=True)
+    python = bare_python(tmp_path / "own")
     (site,) = (tmp_path / "own" / "lib").glob("python3.*/site-packages")
     (site / "lent.pth").write_text(str(lent))
-    (tmp_path / "keys").mkdir()
-    with running_board(tmp_path / "keys", environment={"PATH": f"{tmp_path / 'own' / 'bin'}:/usr/bin:/bin"}) as board:
+    with running_board(tmp_path, environment={"PATH": f"{python.parent}:/usr/bin:/bin"}) as board:
         installed = set_up(board.address("own"), own_packages=True, tell=told.append)
     assert installed["onnxruntime"] == "1.0"
     assert any("it has onnxruntime==1.0, where this machine has onnxruntime==" in text for text in told)
 
 
-def test_packages_that_are_not_there_are_told_with_what_installs_them(board):
-    with pytest.raises(DeviceError) as refused:
-        set_up(board.address("bare"), own_packages=True, tell=print)
-    python = shutil.which("python3", path=str(Path(sys.base_prefix) / "bin"))
-    assert str(refused.value) == (
-        f"{python} on 127.0.0.1 cannot serve (ModuleNotFoundError: No module named 'numpy'); install numpy and "
-        "onnxruntime for it there, in Termux: pkg install python-numpy python-onnxruntime"
-    )
-    assert not (board.home / "bare").exists()
+def test_packages_that_are_not_there_are_told_with_what_installs_them(tmp_path):
+    python = bare_python(tmp_path / "bare")
+    with running_board(tmp_path, environment={"PATH": f"{python.parent}:/usr/bin:/bin"}) as board:
+        with pytest.raises(DeviceError) as refused:
+            set_up(board.address("own"), own_packages=True, tell=print)
+        assert str(refused.value) == (
+            f"{python} on 127.0.0.1 cannot serve (ModuleNotFoundError: No module named 'numpy'); install numpy and "
+            "onnxruntime for it there, in Termux: pkg install python-numpy python-onnxruntime"
+        )
+        assert not (board.home / "own").exists()
+
+
+def test_a_python_that_starts_by_a_shim_is_named_itself(tmp_path):
+    python = bare_python(tmp_path / "bare")
+    shims = tmp_path / "shims"
+    shims.mkdir()
+    (shims / "python3").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    (shims / "python3").chmod(0o755)
+    done = subprocess.run(["sh", "-c", _PROBE], env={"PATH": f"{shims}:/usr/bin:/bin"}, capture_output=True, check=True)
+    assert json.loads(done.stdout)["python"] == str(python)
 
 
 def test_a_board_without_python_is_told_and_gets_no_folder(tmp_path):
@@ -230,8 +238,7 @@ def test_a_board_without_python_is_told_and_gets_no_folder(tmp_path):
     for path in (*Path("/usr/bin").iterdir(), *Path("/bin").iterdir()):
         if not path.name.startswith(("python", "idle", "pydoc")) and not (tools / path.name).exists():
             (tools / path.name).symlink_to(path)
-    (tmp_path / "keys").mkdir()
-    with running_board(tmp_path / "keys", environment={"PATH": str(tools)}) as board:
+    with running_board(tmp_path, environment={"PATH": str(tools)}) as board:
         with pytest.raises(DeviceError, match=r"127\.0\.0\.1 has no Python 3; there: sudo apt-get install python3"):
             set_up(board.address("none"), tell=print)
         assert not (board.home / "none").exists()
