@@ -38,7 +38,9 @@ def devices(context: click.Context, as_json: bool) -> int:
     "--engine", default="onnx", show_default=True, metavar="FORMAT", help="The engine's format: onnx, tflite."
 )
 @click.option("--offline", is_flag=True, help="Fetch the wheels here and send them; the device's pip is not asked.")
-@click.option("--own-packages", is_flag=True, help="Install nothing: NumPy and the engine that are there already serve.")
+@click.option(
+    "--own-packages", is_flag=True, help="Install nothing: NumPy and the engine that are there already serve."
+)
 @click.option("--clean", is_flag=True, help="Remove all that edgepress has there.")
 @options.json
 def setup(address: str, engine: str, offline: bool, own_packages: bool, clean: bool, as_json: bool) -> int:
@@ -61,9 +63,7 @@ def setup(address: str, engine: str, offline: bool, own_packages: bool, clean: b
         click.echo(f"removed: what edgepress had on {address}")
         return FITS
     with progress(quiet=as_json) as tell:
-        installed = devices_setup.set_up(
-            address, engine=engine, offline=offline, own_packages=own_packages, tell=tell
-        )
+        installed = devices_setup.set_up(address, engine=engine, offline=offline, own_packages=own_packages, tell=tell)
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     click.echo(show.as_json(installed) if as_json else f"ready: {address} ({versions})")
     return FITS

@@ -16,6 +16,7 @@ from .boards import fetching, none_left, processes, running_board
 from .commands import EDGEPRESS, edgepress
 from .loopback import Loopback
 
+
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
     with running_board(tmp_path_factory.mktemp("board")) as board:
@@ -23,15 +24,19 @@ def board(tmp_path_factory):
 
 
 def test_a_device_without_network_gets_its_wheels_from_here_and_gives_all_back(board):
-    address, told = board.address("offline"), []
+    address, folder, told = board.address("offline"), board.home / "offline", []
     with fetching():
         installed = set_up(address, offline=True, tell=told.append)
     assert set(installed) == {"python", "numpy", "onnxruntime"}
-    record = json.loads((board.home / "offline" / "setup.json").read_text())
-    assert record["installed"] == installed
+    record = json.loads((folder / "setup.json").read_text())
+    assert (record["installed"], record["own_packages"]) == (installed, False)
     assert any(text.startswith("sending ") and text.endswith(" MB to 127.0.0.1") for text in told)
-    assert not list((board.home / "offline").rglob("*.whl"))
+    assert not list(folder.rglob("*.whl"))
 
+    (first,) = folder.glob("venv-*")
+    assert set_up(address, offline=True, tell=print) == installed  # the wheels that were unpacked are sent again
+    (venv,) = folder.glob("venv-*")
+    assert venv != first
     link = open_board(address)
     try:
         code = "import onnxruntime, sys; print(onnxruntime.__version__, onnxruntime.__file__)"
@@ -39,10 +44,10 @@ def test_a_device_without_network_gets_its_wheels_from_here_and_gives_all_back(b
     finally:
         link.close()
     assert version == installed["onnxruntime"]
-    assert file.startswith(str(board.home / "offline" / "venv"))
+    assert file.startswith(str(venv))
 
     clean(address)
-    assert not (board.home / "offline").exists()
+    assert not folder.exists()
     assert none_left(board.home)
 
 
@@ -97,23 +102,6 @@ def test_a_setup_that_fails_leaves_an_earlier_one_as_it_was(tmp_path, make_artif
         said = edgepress("report", make_artifact("base").path, "--on", address, "--runs", 3, "--json")
         assert said.code == 0, said.err
         assert said.json["rows"][0]["selftest"]["cases"] == 1
-
-
-def test_a_new_setup_takes_the_place_of_an_earlier_one(board):
-    folder, address = board.ready("renewed"), board.address("renewed")
-    for _ in range(2):  # the same wheels are sent again after they were unpacked once
-        with fetching():
-            installed = set_up(address, offline=True, tell=print)
-        (venv,) = folder.glob("venv*")
-        assert json.loads((folder / "setup.json").read_text())["python"] == f"{venv.name}/bin/python"
-        link = open_board(address)
-        try:
-            file = link.run(["-c", "import onnxruntime; print(onnxruntime.__file__)"], 120)
-        finally:
-            link.close()
-        assert file.startswith(str(venv))
-        assert installed["onnxruntime"]
-    clean(address)
 
 
 class Hanging:

@@ -26,7 +26,7 @@ def test_what_a_device_tells_becomes_what_a_wheel_must_fit():
         ({"version": [3, 9]}, r"pi has Python 3\.9, edgepress needs 3\.11 or newer; Raspberry Pi OS has it from 12"),
         (
             {"libc": "", "libc_version": ""},  # musl
-            "pi has no glibc, which the engines' wheels need; with NumPy and an engine of its own there: --own-packages",
+            "pi has no glibc, which the engines' wheels need; with NumPy and an engine of its own there: --own",
         ),
         ({"libc": "libc", "libc_version": ""}, "pi has no glibc"),  # Android's
     ],
