@@ -2,8 +2,8 @@
 
 The device's own pip installs it where there is a network; else the wheels are fetched here, for its Python, its
 processor and its C library, sent, and unpacked. The engine has the version that it has here, so that both compute with
-the same code. Where an engine has no wheels (Android, musl), or special ones, the device's own packages serve, and
-nothing is installed. The runtime is not either: it travels with each connection (see `board`), and is never another one.
+the same code. Where it has no wheels (Android, musl), or others (Jetson), the device's own packages may serve, and
+nothing is installed. The runtime never is: it travels with each connection (see `board`), and is never another one.
 
 `setup.json` names the Python that has the engine. An environment is made beside the one that stands there, tried, and
 named by one rename at the end: a setup that fails, or is cut, leaves the one before as it was.
@@ -50,17 +50,19 @@ print(json.dumps({"python": sys.argv[1], "version": sys.version_info[:2], "bits"
 
 _WITH_PIP = (
     GUARDED
+    + TIDY
     + """
 seconds=$1; python=$2; venv=$3; shift 3
+export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 guarded "$seconds" "$python" -m venv "$venv" >&2 &&
-  guarded "$seconds" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$@" >&2 &&
-  exit
-rm -rf "$venv"; exit 1
+  guarded "$seconds" "$venv/bin/python" -m pip install --only-binary=:all: "$@" >&2 && exit
+removed "$venv"; exit 1
 """
 )
 
 _WITH_WHEELS = (
     GUARDED
+    + TIDY
     + """
 seconds=$1; python=$2; venv=$3; sent=$4
 unpack() {
@@ -69,7 +71,7 @@ unpack() {
   for wheel in "$sent"/*/*.whl; do guarded "$seconds" "$python" -m zipfile -e "$wheel" "$site" || return; done
 }
 unpack >&2 && rm -rf "$sent" && exit
-rm -rf "$venv" "$sent"; exit 1
+removed "$venv"; rm -rf "$sent"; exit 1
 """
 )
 

@@ -54,7 +54,9 @@ _REASONS = (
 _MARK = "edgepress:"
 
 # `tidy` removes what a setup has begun and not ended: environments that setup.json does not name, and where there is
-# no setup.json the folder. In one that is gone already it does nothing: another may stand under the same name.
+# no setup.json the folder. In one that is gone already it does nothing: another may stand under the same name. A program
+# that is being ended may still make a file meanwhile, so that `removed` tries twice. When the link is cut, stderr leads
+# nowhere, and a word there would end the shell.
 TIDY = """
 tidy() {
   [ -e .edgepress ] || return 0
@@ -80,8 +82,8 @@ until flock -n 4; do [ "$tries" -gt 0 ] || exit {BUSY}; tries=$((tries - 1)); sl
 [ -e .edgepress ] || exit {BUSY}
 echo "{_MARK}"; pwd
 while [ -n "$(timeout {SILENCE_S} head -c 1)" ]; do :; done
-kill "$PPID"
-[ "$2" != setup ] || tidy
+kill "$PPID" 2>/dev/null
+[ "$2" != setup ] || tidy 2>/dev/null
 """
 
 _START = f"""cd -- "$0" || exit {NOT_SET_UP}; echo "{_MARK}"

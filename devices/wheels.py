@@ -1,4 +1,4 @@
-"""Wheels: whether an engine has some for the Python of a device, and those fetched here, for it and not for this one."""
+"""Wheels: whether the engines have some for the Python of a device, and how they are fetched here, for that Python."""
 
 import json
 import sys

@@ -208,6 +208,10 @@ def test_packages_that_are_not_there_are_told_with_what_installs_them(tmp_path):
             "onnxruntime for it there, in Termux: pkg install python-numpy python-onnxruntime"
         )
         assert not (board.home / "own").exists()
+        before = content(board.ready("older"))
+        with pytest.raises(DeviceError, match="cannot serve"):
+            set_up(board.address("older"), own_packages=True, tell=print)
+        assert content(board.home / "older") == before
 
 
 def test_a_python_that_starts_by_a_shim_is_named_itself(tmp_path):
