@@ -54,9 +54,8 @@ _REASONS = (
 _MARK = "edgepress:"
 
 # `tidy` removes what a setup has begun and not ended: environments that setup.json does not name, and where there is
-# no setup.json the folder. In one that is gone already it does nothing: another may stand under the same name. A program
-# that is being ended may still make a file meanwhile, so that `removed` tries twice. When the link is cut, stderr leads
-# nowhere, and a word there would end the shell.
+# no setup.json the folder. In one that is gone already it does nothing: another may stand under the same name. A
+# program that is being ended may still make a file meanwhile, so that `removed` tries twice.
 TIDY = """
 tidy() {
   [ -e .edgepress ] || return 0
@@ -67,7 +66,8 @@ tidy() {
 removed() { rm -rf -- "$1" 2>/dev/null || { sleep 1; rm -rf -- "$1"; }; }
 """
 
-# $1 is the folder, $2 what it is opened for: use, setup or clean. Not `flock -w`: BusyBox has none.
+# $1 is the folder, $2 what it is opened for: use, setup or clean. Not `flock -w`: BusyBox has none. After a cut stderr
+# leads nowhere, and a word there would end the shell before it is done.
 _CONTACT = f"""{TIDY}
 for tool in flock timeout; do
   command -v "$tool" >/dev/null || {{ echo "there is no $tool; install util-linux and coreutils there" >&2; exit 1; }}
