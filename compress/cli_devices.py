@@ -29,6 +29,7 @@ def devices(context: click.Context, as_json: bool) -> int:
 
 @options.example(
     "edgepress devices setup ssh://pi@raspberrypi.local\nedgepress devices setup emu://pi5\n"
+    "edgepress devices setup ssh://127.0.0.1:8022 --own-packages\n"
     "edgepress devices setup ssh://pi@raspberrypi.local --clean"
 )
 @devices.command()
@@ -37,26 +38,32 @@ def devices(context: click.Context, as_json: bool) -> int:
     "--engine", default="onnx", show_default=True, metavar="FORMAT", help="The engine's format: onnx, tflite."
 )
 @click.option("--offline", is_flag=True, help="Fetch the wheels here and send them; the device's pip is not asked.")
+@click.option(
+    "--own-packages", is_flag=True, help="Install nothing: NumPy and the engine that are there already serve."
+)
 @click.option("--clean", is_flag=True, help="Remove all that edgepress has there.")
 @options.json
-def setup(address: str, engine: str, offline: bool, clean: bool, as_json: bool) -> int:
+def setup(address: str, engine: str, offline: bool, own_packages: bool, clean: bool, as_json: bool) -> int:
     """Put what ADDRESS needs into a folder of its own there.
 
     ADDRESS is ssh://user@host, with :port and /folder where they are others (the folder is ~/.edgepress), or emu://pi4
     or emu://pi5, whose arm64 Python lies in the cache folder of this user. Nothing outside that folder is changed.
+    Where the engines have no wheels, as on Android under Termux, or special ones: --own-packages.
     adb://SERIAL needs no setup; --clean removes what was sent there.
     """
     from ..devices import setup as devices_setup
     from . import show
 
-    if clean and (offline or engine != "onnx"):
+    if clean and (offline or own_packages or engine != "onnx"):
         raise click.UsageError("--clean removes; it goes with no other option.")
+    if own_packages and offline:
+        raise click.UsageError("--own-packages installs nothing; it goes without --offline.")
     if clean:
         devices_setup.clean(address)
         click.echo(f"removed: what edgepress had on {address}")
         return FITS
     with progress(quiet=as_json) as tell:
-        installed = devices_setup.set_up(address, engine=engine, offline=offline, tell=tell)
+        installed = devices_setup.set_up(address, engine=engine, offline=offline, own_packages=own_packages, tell=tell)
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     click.echo(show.as_json(installed) if as_json else f"ready: {address} ({versions})")
     return FITS

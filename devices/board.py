@@ -4,10 +4,12 @@ Files lie under `files/DIGEST/NAME` in the device's folder: what is there alread
 gets its name when it is whole, and what was not used for 30 days goes.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.errors import DeviceError
 from .payload import WHOLE, Files, digest, files_of, runtime_files, write_tar
 from .ssh import GUARDED, Shell, open_shell
 
@@ -25,18 +27,22 @@ rm -rf "$part"; exit 74
 _RUN = (
     GUARDED
     + """
-export PYTHONPATH="$1"; seconds=$2; shift 2
-guarded "$seconds" venv/bin/python -P "$@"
+export PYTHONPATH="$1"; python=$2; seconds=$3; shift 3
+guarded "$seconds" "$python" -P "$@"
 """
 )
 
 
 @dataclass(frozen=True)
 class Board:
-    """The link to a board. `runtime` is the folder on the device that holds this edgepress's runtime."""
+    """The link to a board.
+
+    `runtime` is the folder on the device that holds this edgepress's runtime, `python` the Python that has the engine.
+    """
 
     shell: Shell
     runtime: str
+    python: str
 
     def put(self, local: Path) -> str:
         """Send a file or folder, unless the device has it; returns its path there."""
@@ -44,7 +50,7 @@ class Board:
 
     def run(self, arguments: Sequence[str], timeout: float) -> str:
         """Run the device's Python, with this edgepress's runtime."""
-        return self.shell.sh(_RUN, self.runtime, f"{timeout:g}", *arguments, timeout=timeout)
+        return self.shell.sh(_RUN, self.runtime, self.python, f"{timeout:g}", *arguments, timeout=timeout)
 
     def close(self) -> None:
         """End the connection, and whatever it still runs there."""
@@ -55,10 +61,21 @@ def open_board(address: str) -> Board:
     """Connect to `ssh://user@host[:port][/folder]`. Raises DeviceError with the reason where that fails."""
     shell = open_shell(address)
     try:
-        return Board(shell, send(shell, runtime_files()))
+        python = _python(shell)
+        return Board(shell, send(shell, runtime_files()), python)
     except BaseException:
         shell.close()
         raise
+
+
+def _python(shell: Shell) -> str:
+    """The Python that setup.json names."""
+    try:
+        return str(json.loads(shell.sh("cat setup.json", timeout=_ANSWER_S))["python"])
+    except (ValueError, KeyError, TypeError) as error:
+        place = shell.place
+        seen = f"{place.folder}/setup.json on {place.target} names no Python"
+        raise DeviceError(f"{seen}; set it up anew: edgepress devices setup {place.address}") from error
 
 
 def send(shell: Shell, files: Files) -> str:

@@ -2,18 +2,19 @@
 
 The device's own pip installs it where there is a network; else the wheels are fetched here, for its Python, its
 processor and its C library, sent, and unpacked. The engine has the version that it has here, so that both compute with
-the same code. The runtime is not installed: it travels with each connection (see `board`), and is never another one.
+the same code. Where it has no wheels (Android, musl), or others (Jetson), the device's own packages may serve, and
+nothing is installed. The runtime never is: it travels with each connection (see `board`), and is never another one.
+
+`setup.json` names the Python that has the engine. An environment is made beside the one that stands there, tried, and
+named by one rename at the end: a setup that fails, or is cut, leaves the one before as it was.
 """
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,70 +25,70 @@ from .debian import make_root
 from .emulated import BOARDS, SCHEME, add_boards, emulation_folder, emulator, open_emulated
 from .links import Link
 from .payload import files_of, runtime_files
-from .process import call, last_line
-from .ssh import GUARDED, Shell, open_shell
+from .ssh import GUARDED, TIDY, Shell, open_shell
+from .wheels import ENGINE_WHEELS, Target, fetch_wheels, read_target, requirements
 
 Tell = Callable[[str], None]
 
-# Format -> the distribution of its engine, and the module to try. llama.cpp's has no wheels: it is built on the device.
-ENGINE_WHEELS = {"onnx": ("onnxruntime", "onnxruntime"), "tflite": ("ai-edge-litert", "ai_edge_litert.interpreter")}
 _INSTALL_S, _TRY_S = 1800.0, 300.0
-_LEAST_PYTHON = (3, 11)
 
-# The system's own Python, or where that is too old one that stands beside it.
+# The system's own Python, or where that is too old one that stands beside it. By its own name, not by that of a shim,
+# which would be timed with it; unless it starts by the shim alone.
 _PROBE = """
-for python in python3 python3.14 python3.13 python3.12 python3.11; do
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
-  python=python3
+for name in python3 python3.14 python3.13 python3.12 python3.11; do
+  "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+  name=python3
 done
-"$python" -c '
-import json, os, platform, struct, sys
+python=$(command -v "$name") || exit 0
+itself=$("$python" -c 'import sys; print(sys.executable)') && "$itself" -c '' 2>/dev/null && python=$itself
+exec "$python" -c '
+import json, platform, struct, sys
 libc = platform.libc_ver()
-print(json.dumps({"python": sys.executable, "version": sys.version_info[:2], "bits": 8 * struct.calcsize("P"),
-                  "arch": platform.machine(), "libc": libc[0], "libc_version": libc[1]}))'
+print(json.dumps({"python": sys.argv[1], "version": sys.version_info[:2], "bits": 8 * struct.calcsize("P"),
+                  "arch": platform.machine(), "libc": libc[0], "libc_version": libc[1]}))' "$python"
 """
 
 _WITH_PIP = (
     GUARDED
+    + TIDY
     + """
-seconds=$1; python=$2; shift 2; rm -rf venv setup.json
-guarded "$seconds" "$python" -m venv venv >&2 &&
-  guarded "$seconds" venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$@" >&2 &&
-  exit
-rm -rf venv; exit 1
+seconds=$1; python=$2; venv=$3; shift 3
+export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+guarded "$seconds" "$python" -m venv "$venv" >&2 &&
+  guarded "$seconds" "$venv/bin/python" -m pip install --only-binary=:all: "$@" >&2 && exit
+removed "$venv"; exit 1
 """
 )
 
 _WITH_WHEELS = (
     GUARDED
+    + TIDY
     + """
-seconds=$1; python=$2; wheels=$3; rm -rf venv setup.json
+seconds=$1; python=$2; venv=$3; sent=$4
 unpack() {
-  guarded "$seconds" "$python" -m venv --without-pip venv || return
-  site=$(echo venv/lib/python3*/site-packages)
-  for wheel in "$wheels"/*.whl; do guarded "$seconds" "$python" -m zipfile -e "$wheel" "$site" || return; done
+  guarded "$seconds" "$python" -m venv --without-pip "$venv" || return
+  site=$(echo "$venv"/lib/python3*/site-packages)
+  for wheel in "$sent"/*/*.whl; do guarded "$seconds" "$python" -m zipfile -e "$wheel" "$site" || return; done
 }
-unpack >&2 && rm -rf "$wheels" && exit
-rm -rf venv "$wheels"; exit 1
+unpack >&2 && rm -rf "$sent" && exit
+removed "$venv"; rm -rf "$sent"; exit 1
 """
 )
 
-
-@dataclass(frozen=True)
-class Target:
-    """The Python of a device, as far as a wheel must fit it. `glibc` is its minor version: 36 for 2.36."""
-
-    python: str
-    version: tuple[int, int]
-    arch: str
-    glibc: int
+# The rename is what sets the device up. Not `echo`: some take the backslashes of JSON for their own.
+_NAME = f"""{TIDY}
+printf '%s\\n' "$1" > .setup.part && mv -f .setup.part setup.json && tidy
+"""
 
 
-def set_up(address: str, *, engine: str = "onnx", offline: bool = False, tell: Tell) -> dict[str, Any]:
+def set_up(
+    address: str, *, engine: str = "onnx", offline: bool = False, own_packages: bool = False, tell: Tell
+) -> dict[str, Any]:
     """Set a device up, or anew; returns what is installed there: versions by name.
 
     `ssh://…` makes a virtual environment in the device's folder, `emu://…` an arm64 root in the user's cache folder.
-    With `offline` the device's own pip is not asked. Raises DeviceError where that fails: nothing half stays there.
+    With `offline` the device's own pip is not asked; with `own_packages` nothing is installed, and the engine that its
+    Python has serves. Raises DeviceError where that fails: an earlier setup stays as it was then, and nothing half.
     UsageError for an address that cannot be set up, UnknownName for an engine.
 
     >>> set_up("ssh://pi@raspberrypi.local", tell=print)["onnxruntime"]
@@ -96,6 +97,8 @@ def set_up(address: str, *, engine: str = "onnx", offline: bool = False, tell: T
     if engine not in ENGINE_WHEELS:
         raise UnknownName("engine with wheels", engine, ENGINE_WHEELS)
     scheme, _, board = address.partition("://")
+    if own_packages and scheme != "ssh":
+        raise UsageError(f"{address!r} has no packages of its own; --own-packages goes with ssh://user@host")
     if scheme == SCHEME:
         return _set_up_emulation(board, engine, tell)
     if scheme == adb.SCHEME:
@@ -105,10 +108,10 @@ def set_up(address: str, *, engine: str = "onnx", offline: bool = False, tell: T
         raise UsageError(f"{address!r} needs no setup, or has none; set up ssh://user@host or emu://pi5")
     shell = open_shell(address, "setup")
     try:
-        return _set_up_board(shell, engine, offline, tell)
+        return _set_up_board(shell, engine, offline, own_packages, tell)
     except BaseException:
         with suppress(DeviceError):  # where the link is lost, the device itself removes what was begun
-            _remove(shell)
+            shell.sh(TIDY + "tidy", timeout=120.0)
         raise
     finally:
         shell.close()
@@ -127,85 +130,57 @@ def clean(address: str) -> None:
         raise UsageError(f"{address!r} has nothing to clean; name ssh://user@host or emu://pi5")
     shell = open_shell(address, "clean")
     try:
-        _remove(shell)
+        shell.sh('folder=$PWD; cd / && rm -rf -- "$folder"', timeout=120.0)
     finally:
         shell.close()
 
 
-def fetch_wheels(target: Target, requirements: list[str], folder: Path) -> None:
-    """Download wheels that fit `target`, with what they need. Raises DeviceError where there are none."""
-    major, minor = target.version
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--only-binary=:all:", "--dest", str(folder), "--implementation", "cp"]
-    command += ["--python-version", f"{major}.{minor}"]
-    for glibc in range(target.glibc, 16, -1):
-        command += ["--platform", f"manylinux_2_{glibc}_{target.arch}"]
-    command += ["--platform", f"manylinux2014_{target.arch}"]
-    done = call([*command, *requirements], None)  # pip gives up by itself where nothing comes
-    if done.code:
-        what = f"{', '.join(requirements)} for Python {major}.{minor} on {target.arch}"
-        raise DeviceError(f"no wheels could be fetched here of {what}: {_pip_reason(done.errors) or last_line(done)}")
-
-
-def read_target(said: str, host: str) -> Target:
-    """What the probe printed, as a Target. Raises DeviceError where no engine has wheels for such a device."""
-    try:
-        told = json.loads(said)
-        version_ = (told["version"][0], told["version"][1])
-        bits, libc, arch = told["bits"], told["libc"], told["arch"]
-        glibc = int(told["libc_version"].partition(".")[2] or 0) if libc == "glibc" else 0
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DeviceError(f"{host} has no Python 3; there: sudo apt-get install python3 python3-venv") from error
-    if bits != 64:
-        seen = f"{host} runs a {bits}-bit system ({arch}), for which the engines have no wheels"
-        raise DeviceError(f"{seen}; install a 64-bit one, as Raspberry Pi OS (64-bit)")
-    if version_ < _LEAST_PYTHON:
-        seen = f"{host} has Python {version_[0]}.{version_[1]}, edgepress needs 3.11 or newer"
-        raise DeviceError(f"{seen}; Raspberry Pi OS has it from 12 (bookworm) on")
-    if not glibc:
-        raise DeviceError(f"{host} has {libc or 'no glibc'} as its C library; the engines' wheels need glibc")
-    return Target(told["python"], version_, arch, glibc)
-
-
-def _set_up_board(shell: Shell, engine: str, offline: bool, tell: Tell) -> dict[str, Any]:
+def _set_up_board(shell: Shell, engine: str, offline: bool, own_packages: bool, tell: Tell) -> dict[str, Any]:
     host = shell.place.target
     tell(f"asking {host} what it is")
-    target = read_target(_probe(shell), host)
-    requirements = _requirements(engine)
+    target = read_target(shell.sh(_PROBE, timeout=60.0), host, wheels=not own_packages)
+    python = target.python if own_packages else _install(shell, target, engine, offline, tell)
+    board = Board(shell, send(shell, runtime_files()), python)
+    tell(f"trying {python}")
+    installed = _try_own(board, engine, tell) if own_packages else _try(board, engine)
+    record = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "engine": engine,
+        "python": python,
+        "own_packages": own_packages,
+        "installed": installed,
+    }
+    shell.sh(_NAME, json.dumps(record), timeout=120.0)
+    return installed
+
+
+def _install(shell: Shell, target: Target, engine: str, offline: bool, tell: Tell) -> str:
+    """Make an environment beside those that are there; returns its Python, relative to the device's folder."""
+    wanted, seconds = requirements(engine), f"{_INSTALL_S:g}"
+    venv = f"venv-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if not offline:
-        tell(f"installing {', '.join(requirements)} there, by its own pip")
+        tell(f"installing {', '.join(wanted)} there, by its own pip")
         try:
-            shell.sh(_WITH_PIP, f"{_INSTALL_S:g}", target.python, *requirements, timeout=_INSTALL_S)
+            shell.sh(_WITH_PIP, seconds, target.python, venv, *wanted, timeout=_INSTALL_S)
         except DeviceError as error:
             shell.sh("true", timeout=60.0)  # raises where it is the link that failed
             tell(f"its pip could not ({error}); wheels from here")
             offline = True
     if offline:
-        with tempfile.TemporaryDirectory() as folder:
-            wheels = Path(folder) / "wheels"
-            tell(f"fetching {', '.join(requirements)} here, for Python {target.version[1]} on {target.arch}")
-            fetch_wheels(target, requirements, wheels)
-            tell(f"sending {sum(file.stat().st_size for file in wheels.iterdir()) / 1e6:.0f} MB to {host}")
-            there = f"{send(shell, files_of(wheels))}/wheels"
+        sent = _send_wheels(shell, target, wanted, tell)
         tell("unpacking them there")
-        shell.sh(_WITH_WHEELS, f"{_INSTALL_S:g}", target.python, there, timeout=_INSTALL_S)
-    installed = _try(Board(shell, send(shell, runtime_files())), engine)
-    record = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "engine": engine, "installed": installed}
-    shell.sh('echo "$1" > .setup.part && mv .setup.part setup.json', json.dumps(record), timeout=60.0)
-    return installed
+        shell.sh(_WITH_WHEELS, seconds, target.python, venv, sent, timeout=_INSTALL_S)
+    return f"{venv}/bin/python"
 
 
-def _probe(shell: Shell) -> str:
-    try:
-        return shell.sh(_PROBE, timeout=60.0)
-    except DeviceError as error:
-        if "python3" in str(error):  # sh's: not found
-            return ""
-        raise
-
-
-def _remove(shell: Shell) -> None:
-    shell.sh('folder=$PWD; cd / && rm -rf -- "$folder"', timeout=120.0)
+def _send_wheels(shell: Shell, target: Target, wanted: list[str], tell: Tell) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = Path(folder) / "wheels"
+        tell(f"fetching {', '.join(wanted)} here, for Python {target.version[1]} on {target.arch}")
+        fetch_wheels(target, wanted, wheels)
+        size = sum(file.stat().st_size for file in wheels.iterdir())
+        tell(f"sending {size / 1e6:.0f} MB to {shell.place.target}")
+        return send(shell, files_of(wheels))
 
 
 def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:
@@ -214,12 +189,12 @@ def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:
     if engine != "onnx":
         raise UnknownName("engine of an emulated board", engine, ("onnx",))
     emulator(board, emulation_folder() / "arm64")  # no qemu: told before anything is fetched
-    requirements = _requirements(engine)
+    wanted = requirements(engine)
 
     def add_wheels(root: Path, version_: tuple[int, int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            tell(f"fetching {', '.join(requirements)} for Python {version_[0]}.{version_[1]} on aarch64")
-            fetch_wheels(Target("", version_, "aarch64", 28), requirements, Path(folder))
+            tell(f"fetching {', '.join(wanted)} for Python {version_[0]}.{version_[1]} on aarch64")
+            fetch_wheels(Target("", version_, "aarch64", 28), wanted, Path(folder))
             for wheel in Path(folder).glob("*.whl"):
                 shutil.unpack_archive(wheel, root / "wheels", "zip")
         add_boards(root)
@@ -236,15 +211,17 @@ def _try(link: Link, engine: str) -> dict[str, Any]:
     return {"python": told["machine"]["python"], **told["versions"]}
 
 
-def _requirements(engine: str) -> list[str]:
-    """The engine in the version that judges here, so that both sides compute with the same code."""
-    name = ENGINE_WHEELS[engine][0]
+def _try_own(board: Board, engine: str, tell: Tell) -> dict[str, Any]:
+    """The same with packages that the device has already: what is missing is told, and another version than here."""
+    host, distribution = board.shell.place.target, ENGINE_WHEELS[engine][0]
     try:
-        return ["numpy", f"{name}=={version(name)}"]
-    except PackageNotFoundError:
-        return ["numpy", name]
-
-
-def _pip_reason(errors: str) -> str:
-    """The first of pip's errors: the last line is about something else."""
-    return next((line.removeprefix("ERROR: ") for line in errors.splitlines() if line.startswith("ERROR: ")), "")
+        installed = _try(board, engine)
+    except DeviceError as error:
+        board.shell.sh("true", timeout=60.0)  # raises where it is the link that failed
+        seen = f"{board.python} on {host} cannot serve ({str(error).removeprefix(f'{host}: ')})"
+        termux = ", in Termux: pkg install python-numpy python-onnxruntime" if engine == "onnx" else ""
+        raise DeviceError(f"{seen}; install numpy and {distribution} for it there{termux}") from error
+    there, here = f"{distribution}=={installed.get(distribution)}", requirements(engine)[1]
+    if there != here:
+        tell(f"it has {there}, where this machine has {here}: their last digits may differ")
+    return installed

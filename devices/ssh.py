@@ -23,6 +23,7 @@ from .process import Done, Feed, call
 BREATH_S, SILENCE_S = 10, 60
 _CONNECT_S = 10
 _GRACE_S = 30.0  # how much longer than the device we wait for its answer
+_TIME_IS_UP = (124, 137, 143)  # of `timeout`; 143 is BusyBox's
 LINK_LOST, NO_RIGHTS, BUSY, NOT_SET_UP, FOREIGN = 255, 73, 75, 76, 77
 
 # Strict: a key that is not known is refused, for a program cannot compare it. No password: nobody is asked.
@@ -52,17 +53,37 @@ _REASONS = (
 # Stands before what a script prints, after what the user's own start files may say.
 _MARK = "edgepress:"
 
-# $1 is the folder, $2 what it is opened for: use, setup or clean.
-_CONTACT = f"""
+# `tidy` removes what a setup has begun and not ended: environments that setup.json does not name, and where there is
+# no setup.json the folder. In one that is gone already it does nothing: another may stand under the same name. A
+# program that is being ended may still make a file meanwhile, so that `removed` tries twice.
+TIDY = """
+tidy() {
+  [ -e .edgepress ] || return 0
+  [ -e setup.json ] || { folder=$PWD; cd / && removed "$folder"; return; }
+  rm -f .setup.part
+  for venv in venv*; do grep -qsF "\\"$venv/" setup.json || removed "$venv"; done
+}
+removed() { rm -rf -- "$1" 2>/dev/null || { sleep 1; rm -rf -- "$1"; }; }
+"""
+
+# $1 is the folder, $2 what it is opened for: use, setup or clean. Not `flock -w`: BusyBox has none. After a cut stderr
+# leads nowhere, and a word there would end the shell before it is done.
+_CONTACT = f"""{TIDY}
+for tool in flock timeout; do
+  command -v "$tool" >/dev/null || {{ echo "there is no $tool; install util-linux and coreutils there" >&2; exit 1; }}
+done
 [ "$2" != setup ] || mkdir -p -- "$1" || exit {NO_RIGHTS}
 cd -- "$1" 2>/dev/null || exit {NOT_SET_UP}
 [ -e .edgepress ] || [ -z "$(ls -A)" ] || exit {FOREIGN}
 [ "$2" != use ] || [ -e setup.json ] || exit {NOT_SET_UP}
 [ -w . ] && exec 4>>.edgepress || exit {NO_RIGHTS}
-flock -w 2 4 || exit {BUSY}
+tries=20
+until flock -n 4; do [ "$tries" -gt 0 ] || exit {BUSY}; tries=$((tries - 1)); sleep 0.1; done
+[ -e .edgepress ] || exit {BUSY}
 echo "{_MARK}"; pwd
 while [ -n "$(timeout {SILENCE_S} head -c 1)" ]; do :; done
-kill "$PPID"
+kill "$PPID" 2>/dev/null
+[ "$2" != setup ] || tidy 2>/dev/null
 """
 
 _START = f"""cd -- "$0" || exit {NOT_SET_UP}; echo "{_MARK}"
@@ -228,7 +249,7 @@ def _why(place: Place, done: Done, timeout: float | None, took: float) -> str:
     if re.search("No space left on device|Wrote only|Disk quota exceeded|File too large", done.errors):
         other = f"ssh://{target}/FOLDER"
         return f"no space is left on {target} for {folder}; free some, or name another folder: {other}"
-    if timeout is not None and took >= timeout and done.code in (124, 137):
+    if timeout is not None and took >= timeout and done.code in _TIME_IS_UP:
         return _no_answer(place, timeout)
     if done.code > 128:
         return f"the program was killed by signal {done.code - 128} on {target}; is the memory enough?"

@@ -6,7 +6,7 @@
 import json
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,20 +27,22 @@ def about() -> dict[str, Any]:
     ['onnx']
     """
     formats = [form for form, (library, _) in _LIBRARIES.items() if find_spec(library) is not None]
-    wanted = ["numpy", *(_LIBRARIES[form][1] for form in formats)]
+    wanted = [("numpy", "numpy"), *(_LIBRARIES[form] for form in formats)]
     return {
         "machine": asdict(this_machine()),
         "formats": formats,
         "saturates": saturates(),
-        "versions": {name: _version(name) for name in wanted},
+        "versions": {name: _version(library, name) for library, name in wanted},
     }
 
 
-def _version(distribution: str) -> str | None:
+def _version(library: str, distribution: str) -> str | None:
+    """The version of a distribution, or of the one that brings the library: a build of another name, or none at all."""
     try:
         return version(distribution)
-    except PackageNotFoundError:  # a build of another name, as onnxruntime-openvino
-        return None
+    except PackageNotFoundError:  # onnxruntime-gpu, onnxruntime-openvino
+        others = packages_distributions().get(library, [])
+        return version(others[0]) if others else None
 
 
 def main() -> int:

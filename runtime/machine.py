@@ -91,7 +91,7 @@ def this_machine() -> Machine:
         governor=_text(_CPUFREQ / "scaling_governor"),
         frequency_mhz=_scaled(_CPUFREQ / "scaling_cur_freq", 1e-3),
         temperature_c=_scaled(_THERMAL, 1e-3),
-        load=round(os.getloadavg()[0], 2),
+        load=_load(),
     )
 
 
@@ -174,6 +174,13 @@ def _cpu() -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # Android's C library has it from API 29 on, and Termux is built for 24
+        return None
 
 
 def _ram_mb() -> int | None:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -22,7 +23,7 @@ from .loopback import Loopback
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:" + os.environ["PATH"]) or "sshd"
 # Debian's Python has no numpy; the board's is the tests' own. The engine is lent to its venv, not installed again.
-_BASE = Path(sys.base_prefix) / "bin"
+_PATH = f"{Path(sys.base_prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin"
 _LENT = {str(Path(find_spec(name).origin).parents[1]) for name in ("numpy", "onnxruntime", "flatbuffers")}  # pyright: ignore
 
 
@@ -106,13 +107,20 @@ class Board:
         (site,) = (path / "venv" / "lib").glob("python3.*/site-packages")
         (site / "lent.pth").write_text("\n".join(_LENT), encoding="utf-8")
         (path / ".edgepress").touch()
-        (path / "setup.json").write_text("{}", encoding="utf-8")
+        (path / "setup.json").write_text('{"python": "venv/bin/python"}', encoding="utf-8")
         return path
 
 
 @contextmanager
-def running_board(folder: Path, *, within: Sequence[str] = ()) -> Iterator[Board]:
-    """Start sshd, `within` another command where one is given; `ssh` on PATH then knows its key and has one for it."""
+def running_board(
+    folder: Path, *, within: Sequence[str] = (), environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Board]:
+    """Start sshd, `within` another command where one is given; `ssh` on PATH then knows its key and has one for it.
+
+    `environment` is what programs there see beside the usual. PATH takes the place of the usual one, and the user's own
+    start files do not change it then.
+    """
+    settings = {"PATH": _PATH} | ({"HOME": str(folder)} if "PATH" in environment else {}) | dict(environment)
     for name in ("host", "user"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / name)]
         subprocess.run(command, check=True)
@@ -123,7 +131,7 @@ def running_board(folder: Path, *, within: Sequence[str] = ()) -> Iterator[Board
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder / 'host'}\nAuthorizedKeysFile {folder / 'user.pub'}\n"
         f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\nPermitRootLogin yes\n"
-        f"SetEnv PATH={_BASE}:/usr/local/bin:/usr/bin:/bin\n",
+        f"SetEnv {' '.join(f'{name}={value}' for name, value in settings.items())}\n",
         encoding="utf-8",
     )
     key = (folder / "host.pub").read_text(encoding="utf-8").strip()

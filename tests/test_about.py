@@ -23,6 +23,18 @@ def test_every_engine_is_looked_for():
     assert set(_LIBRARIES) == set(ENGINES) - {"web"}  # a board shows no site
 
 
+def test_a_library_that_a_build_of_another_name_brings_has_its_version(tmp_path, monkeypatch):
+    from edgepress.runtime.about import _version
+
+    brought = tmp_path / "engine_gpu-2.5.dist-info"
+    brought.mkdir()
+    (brought / "METADATA").write_text("Name: engine-gpu\nVersion: 2.5\n")
+    (brought / "top_level.txt").write_text("engine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _version("engine", "engine") == "2.5"
+    assert _version("unknown", "unknown") is None
+
+
 def test_it_is_printed_as_json(capsys):
     assert main() == 0
     assert json.loads(capsys.readouterr().out) == about() | {"machine": json.loads(json.dumps(about()["machine"]))}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,17 @@ def test_the_devices_python_runs_with_this_runtime_in_its_own_process(link, boar
     assert int(pid) != os.getpid()
     assert python == str(board.home / "ready" / "venv" / "bin" / "python")
     assert bench.startswith(str(board.home / "ready" / "files"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"python": '])
+def test_a_setup_that_names_no_python_is_told_what_makes_it_anew(board, text):
+    address = board.address("other")
+    (board.ready("other") / "setup.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DeviceError) as refused:
+        open_board(address)
+    seen = f"{board.home / 'other'}/setup.json on 127.0.0.1 names no Python"
+    assert str(refused.value) == f"{seen}; set it up anew: edgepress devices setup {address}"
+    shutil.rmtree(board.home / "other")
 
 
 def test_arguments_arrive_as_they_are(link):
@@ -187,7 +199,7 @@ def test_a_full_disk_is_told_and_nothing_half_stays(tmp_path, model):
     within = ["unshare", "--mount", *rootless, "sh", "-c", f"mkdir -p {full} && {mount}"]
     with running_board(keys, within=within) as board:
         address = f"ssh://127.0.0.1:{board.port}{full}"
-        prepare = f"cd {full}; touch .edgepress setup.json"
+        prepare = f'cd {full}; touch .edgepress; echo \'{{"python": "python3"}}\' > setup.json'
         subprocess.run(["ssh", "-p", str(board.port), "127.0.0.1", prepare], check=True)
         link = open_board(address)
         try:

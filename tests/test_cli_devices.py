@@ -31,6 +31,12 @@ def test_without_a_command_the_devices_are_listed():
         (["setup", "ssh://"], "'ssh://' is no address of a device"),
         (["setup", "ssh://a", "--engine", "gguf"], "unknown engine with wheels 'gguf'; known: onnx, tflite"),
         (["setup", "ssh://a", "--clean", "--offline"], "--clean removes; it goes with no other option."),
+        (["setup", "ssh://a", "--clean", "--own-packages"], "--clean removes; it goes with no other option."),
+        (
+            ["setup", "ssh://a", "--own-packages", "--offline"],
+            "--own-packages installs nothing; it goes without --offl",
+        ),
+        (["setup", "emu://pi5", "--own-packages"], "'emu://pi5' has no packages of its own; --own-packages goes with"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments, message):

@@ -1,15 +1,17 @@
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgepress.devices import find_device, measure
-from edgepress.devices.emulated import BOARDS, emulation_folder, open_emulated
+from edgepress.devices.emulated import BOARDS, emulation_folder, emulator, open_emulated
 from edgepress.devices.setup import clean, set_up
 from edgepress.runtime.errors import DeviceError, UnknownName
 
-from .boards import fetching, none_left
+from .boards import fetching, none_left, running_board
+from .commands import edgepress
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,29 @@ def test_int8_products_are_those_of_numpy_on_both_boards(pi5, tmp_path):
     )
     for board in BOARDS:
         assert open_emulated(f"emu://{board}").run(["-c", code, str(tmp_path)], 300) == "True\n"
+
+
+def test_a_board_over_ssh_may_be_of_another_processor_with_packages_of_its_own(pi5, make_artifact, tmp_path):
+    """The python3 on the board's PATH is the arm64 one: what ssh reaches is a Pi, but for its speed."""
+    root, shims = emulation_folder() / "arm64", tmp_path / "shims"
+    shims.mkdir()
+    run = shlex.join(emulator("pi5", root))
+    (shims / "python3").write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{root / "wheels"}" exec {run} "$@"\n')
+    (shims / "python3").chmod(0o755)
+    with running_board(tmp_path, environment={"PATH": f"{shims}:/usr/bin:/bin"}) as board:
+        address = board.address("arm")
+        said = edgepress("devices", "setup", address, "--own-packages")
+        assert said.code == 0, said.err
+        record = json.loads((board.home / "arm" / "setup.json").read_text())
+        assert record["python"] == str(shims / "python3")
+        said = edgepress("report", make_artifact("base").path, "--on", address, "--runs", 1, "--threads", 1, "--json")
+    assert said.code == 0, said.err
+    assert said.json["device"]["arch"] == "aarch64"
+    (row,) = said.json["rows"]
+    assert row["selftest"]["cases"] == 1
+    assert row["selftest"]["difference"] <= row["selftest"]["tolerance"]
+    assert row["timing"]["machine"]["arch"] == "aarch64"
+    assert "judged-here" not in json.dumps(said.json)
 
 
 def test_a_failure_and_a_time_that_is_up_are_told(pi5):

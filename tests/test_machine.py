@@ -31,6 +31,11 @@ def test_what_the_system_does_not_tell_is_null():
     assert (this_machine().temperature_c is not None) == os.path.exists(zone)  # noqa: PTH110
 
 
+def test_a_system_without_a_load_average_has_none(monkeypatch):
+    monkeypatch.delattr(os, "getloadavg")  # as in Termux
+    assert this_machine().load is None
+
+
 @linux
 def test_peak_memory_grows_by_what_was_touched_and_never_shrinks():
     before = peak_memory()

@@ -126,6 +126,28 @@ def test_a_folder_that_cannot_be_made_is_told(board):
     assert "cannot be written; name another folder" in refusal(board.address("file/below"), "setup")
 
 
+def test_a_board_without_a_tool_that_is_needed_is_told_which(tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "timeout", "ls", "mkdir"):
+        (tools / name).symlink_to(f"/usr/bin/{name}")
+    with running_board(tmp_path, environment={"PATH": str(tools)}) as board:
+        said = refusal(board.address(), "setup")
+        assert said == "127.0.0.1: there is no flock; install util-linux and coreutils there"
+        assert list(board.home.iterdir()) == []
+
+
+def test_the_time_is_up_in_busyboxs_words_too(board):
+    shell = open_shell(board.address())
+    try:
+        with pytest.raises(DeviceError, match=r"no answer from 127\.0\.0\.1 in 0\.2 s"):
+            shell.sh("sleep 0.3; exit 143", timeout=0.2)
+        with pytest.raises(DeviceError, match="killed by signal 15"):
+            shell.sh("exit 143", timeout=60)
+    finally:
+        shell.close()
+
+
 def test_a_machine_without_openssh_is_told_what_installs_it(board, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no OpenSSH here" in refusal(board.address())
