@@ -56,7 +56,7 @@ class StaticInt8:
     NPU takes, which computes a layer on integers only where it writes integers too: then all that layers write is
     quantized, and a network without convolutions has uint16 where that is one of them. A convolution (not a depthwise one)
     that adds up fewer than `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels
-    are slower there. `include` and `exclude` are shell patterns over the names of the modules that hold them.
+    are slower there, not those of an NPU. `include` and `exclude` are shell patterns over the names of the modules that hold them.
     """
 
     calibration: str = "minmax"
@@ -102,7 +102,14 @@ class StaticInt8:
             for read in node.args[1:3] if node.target in _PRODUCTS else ():
                 parameter(graph, read)
         scales = {owner: scale_and_zero(*limits, dtype) for owner, limits in ranges.items()}
-        insert(graph, products, owners, _readers(products, owners, whole=bool(self.npu)), scales, bits=7 if self.reduce_range else 8)
+        insert(
+            graph,
+            products,
+            owners,
+            _readers(products, owners, whole=bool(self.npu)),
+            scales,
+            bits=7 if self.reduce_range else 8,
+        )
         return graph
 
     def note(self, prepared: nn.Module) -> str:
@@ -137,7 +144,7 @@ def _products(graph: fx.GraphModule, settings: StaticInt8) -> list[fx.Node]:
     return [
         node
         for node, weight in found.items()
-        if (weight[0].numel() >= settings.min_products or _is_depthwise(node, weight))
+        if (settings.npu or weight[0].numel() >= settings.min_products or _is_depthwise(node, weight))
         and fits(names[node], settings.include)
         and not fits(names[node], settings.exclude)
     ]
