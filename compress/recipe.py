@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from ..runtime.errors import InputError, MissingExtra, UnknownName, UnsupportedError, UsageError
+from ..runtime.machine import saturates
 
 if TYPE_CHECKING:
     from ..devices.device import Device
@@ -83,6 +84,7 @@ class Recipe:
         if device.npu is not None:
             del own["activation"]  # the processor's
             own["npu"] = device.npu.activations
+            own["reduce_range"] |= saturates()  # this machine computes the score and the golden samples
             passes = _calibrated(passes, device.name, device.npu.weights)
         filled = tuple((name, _filled(step, own)) for name, step in passes)
         if len(to) > 1:

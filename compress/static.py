@@ -52,11 +52,12 @@ class StaticInt8:
 
     `calibration` is one of minmax, percentile, entropy. `activation` is the integer type that the target's CPU is fast
     at: uint8 on x86, int8 on ARM. `reduce_range` keeps weights to 7 bits, for x86 CPUs without VNNI, whose 16-bit sums
-    saturate. None leaves either to the device; without one, it is uint8 and 8 bits. `npu` are the types that the device's
-    NPU takes, which computes a layer on integers only where it writes integers too: then all that layers write is
-    quantized, and a network without convolutions has uint16 where that is one of them. A convolution (not a depthwise one)
-    that adds up fewer than `min_products` products for an output stays float, as a 3x3 over one channel: int8 kernels
-    are slower there, not those of an NPU. `include` and `exclude` are shell patterns over the names of the modules that hold them.
+    of 8-bit products saturate. None leaves either to the device; without one, it is uint8 and 8 bits.
+    `npu` are the types that the device's NPU takes. It computes a layer on integers only where it writes integers too:
+    then all that layers write is quantized, and a network without convolutions has uint16 where that is one of them.
+    A convolution (not a depthwise one) that adds up fewer than `min_products` products for an output stays float, as a
+    3x3 over one channel: int8 kernels of CPUs are slower there. `include` and `exclude` are shell patterns over the
+    names of the modules that hold them.
     """
 
     calibration: str = "minmax"
@@ -72,7 +73,7 @@ class StaticInt8:
             raise UnknownName("calibration", self.calibration, OBSERVERS)
         if self.activation not in (None, *_DTYPES):
             raise UsageError(f"static_int8: activation = {self.activation!r}; expected {', '.join(_DTYPES)}")
-        if self.npu and not {self.activation, *([] if self.activation else _DTYPES)} & set(self.npu):
+        if self.npu and {*([self.activation] if self.activation else _DTYPES)}.isdisjoint(self.npu):
             made = self.activation or ", ".join(_DTYPES)
             raise UsageError(f"static_int8: activations of {made}; the NPU takes {', '.join(self.npu)}")
 
@@ -108,7 +109,7 @@ class StaticInt8:
             owners,
             _readers(products, owners, whole=bool(self.npu)),
             scales,
-            bits=7 if self.reduce_range else 8,
+            bits=7 if self.reduce_range and dtype.itemsize == 1 else 8,
         )
         return graph
 
@@ -123,9 +124,11 @@ class StaticInt8:
 
         What transformers add up has outliers: MiniLM keeps a cosine of .9994 with uint16, .835 with uint8.
         """
-        known = [name for name in self.npu if name in _DTYPES] or ["uint8"]
-        wide = "uint16" in known and not any(node.target in CONVOLUTIONS for node in products)
-        return _DTYPES[self.activation or ("uint16" if wide else known[0])]
+        if self.activation is not None:
+            return _DTYPES[self.activation]
+        if "uint16" in self.npu and not any(node.target in CONVOLUTIONS for node in products):
+            return torch.uint16
+        return next((dtype for name, dtype in _DTYPES.items() if name in self.npu), torch.uint8)
 
 
 def _activation(prepared: nn.Module) -> Activation:

@@ -80,8 +80,8 @@ def _refuse_others(path: Path, sample: Case, tolerance: float) -> None:
     for name, wanted in sample.outputs.items():
         if not (apart := difference(outputs[name], wanted)) <= tolerance:
             raise EngineError(
-                f"with fixed shapes {name} comes out {apart:.1e} apart from the golden sample, {tolerance:.0e} allowed; "
-                "run edgepress verify on the artifact"
+                f"with fixed shapes {name} comes out {apart:.1e} apart from the golden sample, {tolerance:.0e} "
+                "allowed; export the artifact again on this machine"
             )
 
 

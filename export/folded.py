@@ -86,7 +86,7 @@ def _stays(node: NodeProto, outputs: set[str]) -> bool:
     return node.op_type in _KEPT or holds or not outputs.isdisjoint(node.output)
 
 
-def _run(model: ModelProto, nodes: Sequence[NodeProto], known: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+def _run(model: ModelProto, nodes: Sequence[NodeProto], known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the nodes give, which read nothing but constants and what is known."""
     if not nodes:
         return {}

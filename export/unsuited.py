@@ -1,4 +1,4 @@
-"""What an NPU does not take of an ONNX file, by name: operators, types of weights and of activations, floats in between.
+"""What an NPU does not take of an ONNX file, by name: operators, types of weights and activations, floats in between.
 
     y = s_y·(Q_y − z_y),   Q_y = round(s_x·s_w/s_y · Σ (Q_x − z_x) Q_w) + z_y
 

@@ -1,4 +1,4 @@
-"""Program: how the runtime's programs answer, wherever a link runs them: one line of JSON on stdout, or one on stderr."""
+"""Program: how the runtime's programs answer, wherever a link runs them: a line of JSON on stdout, or one on stderr."""
 
 import sys
 from collections.abc import Callable

@@ -35,8 +35,8 @@ class Provider:
 
 _OPENVINO = "it comes with: pip install onnxruntime-openvino, in place of onnxruntime"
 _QNN = "it comes with: pip install onnxruntime-qnn"
-# On x86-64 the NPU is simulated, and a chip that is not named is a small one: Gelu in float16 and a float table of 30,000
-# words fail there ("Memory allocation related error., Code: 1002"), and run on 57, which is SM8650.
+# On x86-64 the NPU is simulated. A chip that is not named computes no float Gelu and no float table of 30,000 words
+# ("Memory allocation related error., Code: 1002"); 57, which is SM8650, does.
 _SIMULATED = {"soc_model": "57"} if platform.machine().lower() in ("x86_64", "amd64") else {}
 _ANDROID = "ONNX Runtime's package for Android has it"
 
