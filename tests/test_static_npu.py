@@ -37,13 +37,13 @@ def complaints(file: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def linears():
-    x = random(4, 6)
-    return model_of(seeded(chain(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3))), x=x)
+    x = random(4, 20)
+    return model_of(seeded(chain(nn.Linear(20, 16), nn.GELU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 3))), x=x)
 
 
 @pytest.fixture(scope="module")
 def network():
-    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    layers = nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
     return model_of(seeded(chain(*layers)), x=random(4, 1, 9, 9))
 
 
