@@ -1,6 +1,7 @@
 """The commands that make: compress, explain, export."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,8 @@ def compress(
             remedy = f"edgepress export {model} --to {to} --out FOLDER"
             click.echo(f"no pass paid, so there is no family; the model as it came, in each format: {remedy}")
     if device.npu is not None and not follows:
+        if report.ships != name and (out / f"{name}-npu").is_dir():
+            shutil.rmtree(out / f"{name}-npu")  # --force was given, and this time no pass paid
         _fix_for(device, out / report.ships, out / f"{report.ships}-npu", force=force, quiet=as_json)
     return FITS if report.fits else MISSED
 

@@ -216,26 +216,37 @@ def _accepts(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _calibrated(
-    passes: Sequence[tuple[str, Pass]], device: str, weights: Sequence[str]
-) -> tuple[tuple[str, Pass], ...]:
+def _calibrated(passes: Sequence[tuple[str, Any]], device: str, weights: Sequence[str]) -> tuple[tuple[str, Pass], ...]:
     """The passes for an NPU, each once: no activation is quantized as the model runs."""
-    found: list[tuple[str, Pass]] = []
-    for name, step in passes:
-        parts = {name: step, **{part.name: getattr(step, part.name) for part in fields(step)}}  # pyright: ignore[reportArgumentType]
-        if name == "dynamic_int8":
-            chosen = {key: list(getattr(step, key)) for key in ("include", "exclude")}
-            name, step = _read_pass("int8", {"name": "static_int8", **chosen})
-        elif any(parts.get(part) for part in ("packed_int8", "packed", "dynamic", "mixed")):
+    found: list[tuple[str, Any]] = []
+    for name, step in map(_static_for_dynamic, passes):
+        if _measures_as_it_runs(name, step):
             raise UnsupportedError(
                 f"the recipe's {name} quantizes activations as the model runs, which the NPU of {device} does not do; "
                 "use static_int8, as the recipe int8 does"
             )
-        if "static_int8" in (name, *(["static_int8"] if parts.get("static") else [])) and "int8" not in weights:
+        if (name == "static_int8" or (name == "qat" and step.static)) and "int8" not in weights:
             raise UnsupportedError(f"{name} stores weights as int8, the NPU of {device} takes {', '.join(weights)}")
         if (name, step) not in found:
             found.append((name, step))
     return tuple(found)
+
+
+def _static_for_dynamic(named: tuple[str, Any]) -> tuple[str, Any]:
+    name, step = named
+    if name != "dynamic_int8":
+        return named
+    chosen = {key: list(getattr(step, key)) for key in ("include", "exclude")}
+    return _read_pass("int8", {"name": "static_int8", **chosen})
+
+
+def _measures_as_it_runs(name: str, step: Any) -> bool:
+    """True where a pass, or one that it trains for, leaves scales of activations to the run."""
+    if name == "mixed":
+        return step.weight_only is None or bool(step.dynamic or step.packed)
+    if name == "qat":
+        return bool(step.dynamic or step.packed or (step.mixed and _measures_as_it_runs("mixed", step.mixed)))
+    return name == "packed_int8"
 
 
 def _refuse_contradiction(name: str, step: Any, wishes: Mapping[str, tuple[str, Any]]) -> None:

@@ -17,9 +17,10 @@ from ..runtime import ort
 
 # Bytes up to which a constant may be larger than what it is computed from: more of them are weights in a small form.
 _SMALL = 2**16
-# No constants, though they may read none but constants: integers of weights, and numbers by chance.
-_KEPT = {"Bernoulli", "DequantizeLinear", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-         "RandomUniformLike"}  # fmt: skip
+# No constants, though they may read none but constants: integers of weights, numbers by chance, and what is no tensor.
+_KEPT = {"Bernoulli", "DequantizeLinear", "Multinomial", "Optional", "RandomNormal", "RandomNormalLike",
+         "RandomUniform", "RandomUniformLike", "SequenceConstruct", "SequenceEmpty", "SplitToSequence"}  # fmt: skip
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}  # others may be functions of the file's own
 
 
 def fold(model: ModelProto) -> ModelProto:
@@ -29,7 +30,7 @@ def fold(model: ModelProto) -> ModelProto:
     engine does not run a node.
 
     >>> len(model.graph.node), len(fold(model).graph.node)
-    (353, 332)
+    (330, 319)
     """
     folded = ModelProto()
     folded.CopyFrom(model)
@@ -83,7 +84,8 @@ def _sizes(model: ModelProto) -> dict[str, np.ndarray]:
 
 def _stays(node: NodeProto, outputs: set[str]) -> bool:
     holds = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-    return node.op_type in _KEPT or holds or not outputs.isdisjoint(node.output)
+    kept = node.op_type in _KEPT or node.domain not in _DOMAINS or not node.output[0]
+    return kept or holds or not outputs.isdisjoint(node.output)
 
 
 def _run(model: ModelProto, nodes: Sequence[NodeProto], known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

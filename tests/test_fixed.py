@@ -64,7 +64,9 @@ def test_a_file_that_computes_other_numbers_is_refused(artifact: Path, tmp_path:
     model.graph.node[0].output[0] = "m"
     model.graph.node.append(helper.make_node("Neg", ["m"], ["y"]))
     onnx.save(model, str(artifact / "model.onnx"))
-    with pytest.raises(EngineError, match=r"with fixed shapes y comes out 2\.0e\+00 apart from the golden sample, 1e-05"):
+    with pytest.raises(
+        EngineError, match=r"with fixed shapes y comes out 2\.0e\+00 apart from the golden sample, 1e-05"
+    ):
         fix(read_artifact(artifact), tmp_path / "npu")
     assert not (tmp_path / "npu").exists()
 

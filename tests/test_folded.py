@@ -75,6 +75,12 @@ def test_a_large_constant_does_not_grow_and_a_small_one_may():
     assert ops(fold(graph(nodes, half=half[:, :8]))) == {"MatMul": 1}
 
 
+def test_a_node_without_a_first_output_ends_the_folding():
+    pool = helper.make_node("Split", ["two"], ["", "b"], num_outputs=2)
+    model = graph([pool, node("Add", "x b", "y")], two=np.ones(2, np.float32))
+    assert ops(fold(model)) == {"Split": 1, "Add": 1}
+
+
 def test_an_output_and_a_node_with_a_graph_inside_stay_and_it_finds_what_it_reads():
     inner = helper.make_graph([node("Mul", "x two", "z")], "then", [], [onnx.ValueInfoProto(name="z")])
     other = helper.make_graph([node("Add", "x two", "w")], "else", [], [onnx.ValueInfoProto(name="w")])

@@ -41,6 +41,17 @@ def test_what_is_there_is_not_replaced_unasked(out: Path, perceptron_task: Path,
     assert not (tmp_path / "perceptron-int8").exists()
 
 
+def test_a_file_that_no_longer_ships_does_not_stay(perceptron_task: Path, tmp_path: Path):
+    (tmp_path / "perceptron-dull-npu").mkdir()
+    recipe = tmp_path / "dull.toml"
+    recipe.write_text('[[pass]]\nname = "cluster"\nlayers = ["conv2d"]\n', encoding="utf-8")
+    said = edgepress("compress", perceptron_task, "--recipe", recipe, "--on", "sm8650", "--out", tmp_path, "--force")
+    assert said.code == 0
+    assert not (tmp_path / "perceptron-dull-npu").exists()
+    assert (tmp_path / "perceptron-fp32-npu").is_dir()
+    assert "float32 weights, the NPU takes int8, uint8" in said.err
+
+
 def test_json_is_the_report_alone(perceptron_task: Path, tmp_path: Path):
     said = edgepress("compress", perceptron_task, "--on", "sm8650", "--out", tmp_path / "out", "--json")
     assert said.json["ships"] == "perceptron-int8"

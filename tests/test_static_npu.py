@@ -1,5 +1,6 @@
 """Static int8 for an NPU: integers from end to end, in the types that it takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def complaints(file: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def linears():
     x = random(4, 20)
-    return model_of(seeded(chain(nn.Linear(20, 16), nn.GELU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 3))), x=x)
+    return model_of(
+        seeded(chain(nn.Linear(20, 16), nn.GELU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 3))), x=x
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +130,13 @@ def test_a_pass_that_quantizes_as_the_model_runs_is_refused_by_name(text: str, w
     find_recipe(str(file)).targeting(find_device("pi5"))
 
 
-def test_weights_that_the_npu_does_not_take_are_refused():
-    from dataclasses import replace
+def test_weights_in_blocks_are_left_to_be_judged_by_their_operators(tmp_path: Path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[[pass]]\nname = "mixed"\nmegabytes = 1\nweight_only = {}\n', encoding="utf-8")
+    assert find_recipe(str(file)).targeting(SM8650).passes == find_recipe(str(file)).passes
 
+
+def test_weights_that_the_npu_does_not_take_are_refused():
     assert SM8650.npu is not None
     other = replace(SM8650, npu=replace(SM8650.npu, weights=("int4",)))
     with pytest.raises(UnsupportedError, match="static_int8 stores weights as int8, the NPU of sm8650 takes int4"):
