@@ -72,7 +72,7 @@ class StaticInt8:
         if self.calibration not in OBSERVERS:
             raise UnknownName("calibration", self.calibration, OBSERVERS)
         if self.activation not in (None, *_DTYPES):
-            raise UsageError(f"static_int8: activation = {self.activation!r}; expected {', '.join(_DTYPES)}")
+            raise UsageError(f"static_int8: activation = {self.activation!r}; expected one of {', '.join(_DTYPES)}")
         if self.npu and {*([self.activation] if self.activation else _DTYPES)}.isdisjoint(self.npu):
             made = self.activation or ", ".join(_DTYPES)
             raise UsageError(f"static_int8: activations of {made}; the NPU takes {', '.join(self.npu)}")
