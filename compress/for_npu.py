@@ -1,6 +1,6 @@
 """An artifact as a device's NPU wants it: shapes fixed, constants folded, and what it does not take told by name.
 
-out/digits-int8, image float32[batch, 1, 32, 32]  ->  out/digits-int8-npu, image float32[1, 1, 32, 32]
+    out/digits-int8, image float32[batch, 1, 32, 32]  ->  out/digits-int8-npu, image float32[1, 1, 32, 32]
 """
 
 from pathlib import Path
