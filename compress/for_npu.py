@@ -1,6 +1,8 @@
 """An artifact as a device's NPU wants it: shapes fixed, constants folded, and what it does not take told by name.
 
     out/digits-int8, image float32[batch, 1, 32, 32]  ->  out/digits-int8-npu, image float32[1, 1, 32, 32]
+
+What is written is an artifact of its own, beside the one that it was made from.
 """
 
 from pathlib import Path
