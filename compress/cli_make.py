@@ -1,6 +1,7 @@
 """The commands that make: compress, explain, export."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +44,14 @@ def compress(
     MODEL is a task file (task.py or task.py:name), a Hugging Face folder, or an .onnx file. It is exported as it is
     and after each pass of the recipe, and each file is measured on the device beside the one before it. With several
     formats, the first is the one that is judged by; what is kept is exported to all of them, as a family.
+    For a device with an NPU, what ships is written once more beside it, its shapes fixed, and what the NPU does not
+    take is named.
     """
     from ..devices.budget_file import read_limits
     from ..devices.device import find_device
     from ..runtime.artifact import known_formats
     from ..runtime.family import is_family
+    from ..runtime.files import refuse_existing
     from .recipe import find_recipe, recipe_table
 
     limits, device = read_limits(budget), find_device(on)
@@ -65,6 +69,8 @@ def compress(
         task = with_lengths(read_source(model, data), lengths)
         name = f"{task.model.name}-{passes.name}"
         limits.refuse_others([name])
+        if device.npu is not None:
+            refuse_existing(out / f"{name}-npu", force=force)
         limit = limits.of(name)
         task = replace(task, model=replace(task.model, web=web))
         report = run(task.model, passes, task.data, to=to, on=device, budget=limit, out=out, force=force, tell=tell)
@@ -75,6 +81,10 @@ def compress(
         if "," in to and not is_family(out / report.ships):
             remedy = f"edgepress export {model} --to {to} --out FOLDER"
             click.echo(f"no pass paid, so there is no family; the model as it came, in each format: {remedy}")
+    if device.npu is not None and not follows:
+        if report.ships != name and (out / f"{name}-npu").is_dir():
+            shutil.rmtree(out / f"{name}-npu")  # --force was given, and this time no pass paid
+        _fix_for(device, out / report.ships, out / f"{report.ships}-npu", force=force, quiet=as_json)
     return FITS if report.fits else MISSED
 
 
@@ -216,7 +226,13 @@ def export(
             raise click.UsageError(
                 f"--on {device.name} prepares an ONNX artifact as it is; leave the other options out."
             )
-        return _fix_for(device, Path(model), out, force=force)
+        if not is_file(model):
+            raise click.UsageError(
+                f"{model} is no artifact, which is what --on {device.name} prepares for its NPU; "
+                f"compress --on {device.name} makes one of a model."
+            )
+        _fix_for(device, Path(model), out, force=force)
+        return FITS
     if is_named(click.get_current_context(), "on"):
         raise click.UsageError(
             f"--on {on}: export prepares a file for an NPU, which {device.name} has not; leave it out."
@@ -266,21 +282,13 @@ def export(
     return FITS
 
 
-def _fix_for(device: "Device", path: Path, out: Path, *, force: bool) -> int:
+def _fix_for(device: "Device", path: Path, out: Path, *, force: bool, quiet: bool = False) -> None:
     """Write an artifact as a device's NPU wants it, and name what does not run there."""
-    assert device.npu is not None
-    if not is_file(str(path)):
-        raise click.UsageError(
-            f"{path} is no artifact, which is what --on {device.name} prepares for its NPU; export it first."
-        )
     with compressing():
-        from ..export.fixed import fix, untaken
-        from ..runtime.artifact import read_artifact
+        from .for_npu import in_words, prepare
 
-        fixed = fix(read_artifact(path), out, force=force)
-        others = untaken(fixed.model, device.npu.ops)
-    for op, count in others.items():
-        click.echo(f"{op} ({count}) will not run on the NPU: {device.npu.provider} has no such operator", err=True)
-    ports = ", ".join(map(str, fixed.inputs))
-    click.echo(f"written: {out} ({fixed.bytes:,} bytes of model), {ports}")
-    return FITS
+        fixed, lines = prepare(path, device, out, force=force)
+    for line in lines:
+        click.echo(line, err=True)
+    if not quiet:
+        click.echo(in_words(fixed))

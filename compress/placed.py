@@ -17,6 +17,7 @@ from ..runtime.artifact import Artifact, read_artifact
 from ..runtime.errors import DeviceError, MissingExtra, UnknownName, UnsupportedError, UsageError
 from ..runtime.place import example
 from ..runtime.placement import Placed, Placement, from_json
+from ..runtime.program import answered
 from ..runtime.providers import PROVIDERS
 
 TIMEOUT_S = 600.0
@@ -47,8 +48,7 @@ def place_on(
             printed = link.run(["-m", "edgepress.runtime.place", link.put(file), *settings], TIMEOUT_S)
         finally:
             link.close()
-    found = from_json(printed.strip().rpartition("\n")[2])  # a vendor's library may print before
-    return counts(found)
+    return counts(from_json(answered(printed)))
 
 
 def read_gate(text: str) -> tuple[str, float] | None:

@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from ..runtime.errors import InputError, MissingExtra, UnknownName, UnsupportedError, UsageError
+from ..runtime.machine import saturates
 
 if TYPE_CHECKING:
     from ..devices.device import Device
@@ -73,11 +74,19 @@ class Recipe:
         `activation` and `reduce_range` are the device's, `symmetric`, `short_scales` and `divide` the formats': one
         choice for all of them, so that each holds the same integers. Raises UnsupportedError where no choice suits all,
         or where the recipe has made one that does not; a single format is left to its exporter, which knows the layers.
+        For an NPU, activations are calibrated: `static_int8` takes the place of `dynamic_int8`, in the types that the
+        NPU takes, and UnsupportedError is raised for another pass that quantizes them as the model runs.
         """
         wishes = common_wishes(to, _FORMATS_OWN)
         own = {name: getattr(device, name) for name in _DEVICES_OWN}
         own |= {name: wish for name, (_, wish) in wishes.items()}
-        filled = tuple((name, _filled(step, own)) for name, step in self.passes)
+        passes = self.passes
+        if device.npu is not None:
+            del own["activation"]  # the processor's
+            own["npu"] = device.npu.activations
+            own["reduce_range"] |= saturates()  # this machine computes the score and the golden samples
+            passes = _calibrated(passes, device.name, device.npu.weights)
+        filled = tuple((name, _filled(step, own)) for name, step in passes)
         if len(to) > 1:
             for name, step in filled:
                 _refuse_contradiction(name, step, wishes)
@@ -207,6 +216,39 @@ def _accepts(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def _calibrated(passes: Sequence[tuple[str, Any]], device: str, weights: Sequence[str]) -> tuple[tuple[str, Pass], ...]:
+    """The passes for an NPU, each once: no activation is quantized as the model runs."""
+    found: list[tuple[str, Any]] = []
+    for name, step in map(_static_for_dynamic, passes):
+        if _measures_as_it_runs(name, step):
+            raise UnsupportedError(
+                f"the recipe's {name} quantizes activations as the model runs, which the NPU of {device} does not do; "
+                "use static_int8, as the recipe int8 does"
+            )
+        if (name == "static_int8" or (name == "qat" and step.static)) and "int8" not in weights:
+            raise UnsupportedError(f"{name} stores weights as int8, the NPU of {device} takes {', '.join(weights)}")
+        if (name, step) not in found:
+            found.append((name, step))
+    return tuple(found)
+
+
+def _static_for_dynamic(named: tuple[str, Any]) -> tuple[str, Any]:
+    name, step = named
+    if name != "dynamic_int8":
+        return named
+    chosen = {key: list(getattr(step, key)) for key in ("include", "exclude")}
+    return _read_pass("int8", {"name": "static_int8", **chosen})
+
+
+def _measures_as_it_runs(name: str, step: Any) -> bool:
+    """True where a pass, or one that it trains for, leaves scales of activations to the run."""
+    if name == "mixed":
+        return step.weight_only is None or bool(step.dynamic or step.packed)
+    if name == "qat":
+        return bool(step.dynamic or step.packed or (step.mixed and _measures_as_it_runs("mixed", step.mixed)))
+    return name == "packed_int8"
+
+
 def _refuse_contradiction(name: str, step: Any, wishes: Mapping[str, tuple[str, Any]]) -> None:
     """Raise UnsupportedError where a setting of the recipe's own is not what a format has."""
     for part in fields(step):
@@ -227,6 +269,6 @@ def _toml(value: Any) -> str:
 
 def _filled(step: Any, own: Mapping[str, Any]) -> Any:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
-    filled = {name: value for name, value in own.items() if name in values and values[name] is None}
+    filled = {name: value for name, value in own.items() if name in values and values[name] in (None, ())}
     filled |= {name: _filled(value, own) for name, value in values.items() if is_dataclass(value)}
     return replace(step, **filled)

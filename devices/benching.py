@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..runtime.artifact import Artifact
 from ..runtime.errors import DeviceError
+from ..runtime.program import answered
 from ..runtime.timing import Timing, from_json
 from .device import Device
 from .links import connect
@@ -38,7 +39,7 @@ def benching(artifacts: Sequence[Artifact], device: Device, inputs: Path | None 
 
         def bench(artifact: Artifact, *arguments: str, seconds: float = 0.0) -> Timing:
             program = ["-m", "edgepress.runtime.bench", paths[artifact.path], *defaults, *arguments]
-            timings = from_json(link.run(program, TIMEOUT_S + seconds))
+            timings = from_json(answered(link.run(program, TIMEOUT_S + seconds)))
             if len(timings) != 1:
                 raise DeviceError(f"the bench gave {len(timings)} timings for 1 artifact; upgrade it on the device")
             return timings[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..runtime.errors import DeviceError, UnknownName, UsageError
 from ..runtime.machine import Machine, saturates, this_machine
+from ..runtime.program import answered
 from . import adb
 from .emulated import BOARDS, SCHEME
 from .links import LINKS, connect
@@ -129,7 +130,7 @@ def _asked(address: str) -> Device:
     finally:
         link.close()
     try:
-        told = json.loads(said)
+        told = json.loads(answered(said))
         machine, arch = told["machine"], told["machine"]["arch"]
         return Device(
             name=address.partition("://")[2].partition("?")[0].partition("/")[0],

@@ -12,6 +12,7 @@ from ..runtime.artifact import GOLDEN, Artifact, Step, describe
 from ..runtime.errors import DeviceError, UnsupportedError, UsageError
 from ..runtime.golden import SelfTest
 from ..runtime.machine import Doubt
+from ..runtime.program import answered
 from ..runtime.selftest import from_json as read_selftests
 from ..runtime.session import LoadedModel, load
 from ..runtime.timing import LanguageTiming, Timing, from_json
@@ -223,7 +224,7 @@ def _selftests(
     if device.link in _HERE or not device.replays or not new:
         return [None] * len(artifacts)
     tell("replaying the golden samples")
-    found = read_selftests(link.run(["-m", "edgepress.runtime.selftest", *new], TIMEOUT_S * len(new)))
+    found = read_selftests(answered(link.run(["-m", "edgepress.runtime.selftest", *new], TIMEOUT_S * len(new))))
     if len(found) != len(new):
         raise DeviceError(f"the device gave {len(found)} self-tests for {len(new)} artifacts; set it up again")
     by_path = dict(zip(new, found, strict=True))
@@ -255,7 +256,7 @@ def _times(
 
 def _bench(link: Link, paths: Sequence[str], runs: int, settings: Sequence[str]) -> tuple[Timing, ...]:
     arguments = ["-m", "edgepress.runtime.bench", *paths, "--runs", str(runs), *settings]
-    timings = from_json(link.run(arguments, TIMEOUT_S * len(paths)))
+    timings = from_json(answered(link.run(arguments, TIMEOUT_S * len(paths))))
     if len(timings) != len(paths):
         raise DeviceError(f"the bench gave {len(timings)} timings for {len(paths)} artifacts; upgrade it on the device")
     return timings

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import DeviceError, UnknownName, UsageError
+from ..runtime.program import answered
 from . import adb
 from .board import Board, send
 from .debian import make_root
@@ -207,7 +208,7 @@ def _set_up_emulation(board: str, engine: str, tell: Tell) -> dict[str, Any]:
 def _try(link: Link, engine: str) -> dict[str, Any]:
     """Import the engine on the device; returns the versions of what is there. Raises DeviceError where it fails."""
     link.run(["-c", f"import numpy, {ENGINE_WHEELS[engine][1]}"], _TRY_S)
-    told = json.loads(link.run(["-m", "edgepress.runtime.about"], _TRY_S))
+    told = json.loads(answered(link.run(["-m", "edgepress.runtime.about"], _TRY_S)))
     return {"python": told["machine"]["python"], **told["versions"]}
 
 

@@ -1,4 +1,4 @@
-"""Fixed shapes for an NPU: an ONNX artifact whose free axes have one size each; operators that the unit does not take.
+"""Fixed shapes for an NPU: an ONNX artifact whose free axes have one size each, and what that makes constant folded.
 
     image float32[batch, 1, 32, 32]  ->  image float32[1, 1, 32, 32]
 
@@ -6,26 +6,26 @@ The sizes are those of the artifact's first golden sample, which stands alone; i
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from ..runtime import ort
 from ..runtime.artifact import GOLDEN, Artifact, Step
-from ..runtime.errors import UnsupportedError
-from ..runtime.golden import first_inputs
+from ..runtime.errors import EngineError, UnsupportedError
+from ..runtime.golden import Case, difference, read_golden
+from .folded import fold
 from .formats import Draft, build
-
-# Where shapes are fixed, the engine knows what these give before it runs, and drops them.
-_FOLDED = {"Constant", "ConstantOfShape", "Shape", "Size"}
 
 
 def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
     """Write the artifact `out`: the same weights, every axis at the size that the first golden sample has.
 
-    Raises UnsupportedError for another format than ONNX and for an artifact without golden samples, and what `export`
-    raises.
+    What became constant is folded, and named in the history. Raises UnsupportedError for another format than ONNX and
+    for an artifact without golden samples, EngineError where the file computes other outputs than the golden ones, and
+    what `export` raises.
 
     >>> fix(read_artifact("out/digits-int8"), Path("out/digits-npu")).inputs[0].shape
     (1, 1, 32, 32)
@@ -36,32 +36,53 @@ def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
             f"{artifact.path} is {'a bare file' if artifact.bare else 'in the format ' + artifact.format}; shapes are "
             "fixed for an ONNX artifact with golden samples: a folder that edgepress wrote"
         )
-    sample = first_inputs(golden)
+    sample = read_golden(golden)[0]
     sizes = {
-        axis: sample[port.name].shape[at]
+        axis: sample.inputs[port.name].shape[at]
         for port in artifact.inputs
         for at, axis in enumerate(port.shape)
         if isinstance(axis, str)
     }
+    shaped = _fixed(artifact.model, sample.inputs, sizes)
+    model = fold(shaped)
+    gone = Counter(node.op_type for node in shaped.graph.node) - Counter(node.op_type for node in model.graph.node)
+    note = "free axes have one size each" if sizes else ""
+    if gone:
+        note += f"{'; ' if note else ''}constants folded: {listed(gone)}"
 
     def write(folder: Path) -> Path:
         path = folder / artifact.model.name
-        onnx.save(_fixed(artifact.model, sample, sizes), str(path))
+        onnx.save(model, str(path))
+        _refuse_others(path, sample, artifact.tolerance)
         return path
 
     assets = {file.name: (artifact.path / file.name).read_bytes() for file in artifact.files if file.role == "asset"}
-    step = Step("fix", {"sizes": sizes}, "free axes have one size each") if sizes else None
+    step = Step("fix", {"sizes": sizes}, note)
     draft = Draft(
-        artifact.name, "onnx", write, (sample,), assets, artifact.tolerance,
-        (*artifact.history, *([step] if step else [])), artifact.source,
+        artifact.name, "onnx", write, (sample.inputs,), assets, artifact.tolerance,
+        (*artifact.history, *([step] if note else [])), artifact.source,
     )  # fmt: skip
     return build(draft, out, force=force)
 
 
-def untaken(path: Path, ops: Collection[str]) -> Mapping[str, int]:
-    """The operators of an ONNX file of fixed shapes that are none of `ops`, and how often each stands there."""
-    found = Counter(node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node)
-    return {op: count for op, count in sorted(found.items()) if op not in _FOLDED and op not in ops}
+def listed(counts: Mapping[str, int]) -> str:
+    """Operators, and how often each stands there, by name.
+
+    >>> listed({"Shape": 3, "Concat": 2})
+    'Concat (2), Shape (3)'
+    """
+    return ", ".join(f"{op} ({count})" for op, count in sorted(counts.items()))
+
+
+def _refuse_others(path: Path, sample: Case, tolerance: float) -> None:
+    """Raise EngineError where a file computes other outputs than a golden sample has."""
+    outputs = ort.start(path, threads=1).run(sample.inputs)
+    for name, wanted in sample.outputs.items():
+        if not (apart := difference(outputs[name], wanted)) <= tolerance:
+            raise EngineError(
+                f"with fixed shapes {name} comes out {apart:.1e} apart from the golden sample, {tolerance:.0e} "
+                "allowed; export the artifact again on this machine"
+            )
 
 
 def _fixed(path: Path, sample: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -120,6 +120,11 @@ def _quantize_dequantize(node: fx.Node, to: Lowering) -> fx.Node:
     s, z = to.constant(scale), to.constant(zero)
     assert s is not None
     assert z is not None
+    if z.dtype not in (torch.int8, torch.uint8):
+        found = str(z.dtype).removeprefix("torch.")
+        raise UnsupportedError(
+            f"{layer_name(node)} has activations of {found}, TFLite files here int8; use int8 or uint8"
+        )
     shift = 128 if z.dtype == torch.uint8 else 0
     settings = (float(s), int(z) - shift, -128, 127, torch.int8)
     q = to.call(theirs.quantize_per_tensor.default, x, *settings)

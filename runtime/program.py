@@ -1,4 +1,4 @@
-"""Program: how the runtime's programs answer, wherever a link runs them: JSON on stdout, or one line on stderr."""
+"""Program: how the runtime's programs answer, wherever a link runs them: a line of JSON on stdout, or one on stderr."""
 
 import sys
 from collections.abc import Callable
@@ -18,3 +18,12 @@ def answer(say: Callable[[], str]) -> int:
         return 2
     print(text)
     return 0
+
+
+def answered(printed: str) -> str:
+    """What such a program answered, of all that it printed: the last line. A vendor's library may print before.
+
+    >>> answered("Starting stage: Graph Preparation\\n[1]\\n")
+    '[1]'
+    """
+    return printed.strip().rpartition("\n")[2]

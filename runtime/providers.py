@@ -6,6 +6,7 @@ A name stands for a provider with all its settings; another device or backend of
 build of ONNX Runtime has besides goes by its own name (`CUDAExecutionProvider`, short `cuda`).
 """
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,9 @@ class Provider:
 
 _OPENVINO = "it comes with: pip install onnxruntime-openvino, in place of onnxruntime"
 _QNN = "it comes with: pip install onnxruntime-qnn"
+# On x86-64 the NPU is simulated. A chip that is not named computes no float Gelu and no float table of 30,000 words
+# ("Memory allocation related error., Code: 1002"); 57, which is SM8650, does.
+_SIMULATED = {"soc_model": "57"} if platform.machine().lower() in ("x86_64", "amd64") else {}
 _ANDROID = "ONNX Runtime's package for Android has it"
 
 # Short name -> the provider, ready to start. Sources: ONNX Runtime's pages on each provider, and its own refusals.
@@ -44,7 +48,8 @@ PROVIDERS: dict[str, Provider] = {
         comes="ONNX Runtime's packages for Android and iOS have it, and builds with --use_xnnpack",
     ),
     "qnn": Provider(
-        "QNNExecutionProvider", "npu", {"backend_type": "htp"}, plugin="onnxruntime_qnn", fixed=True, comes=_QNN
+        "QNNExecutionProvider", "npu", {"backend_type": "htp", **_SIMULATED}, plugin="onnxruntime_qnn", fixed=True,
+        comes=_QNN,
     ),
     "qnn-gpu": Provider(
         "QNNExecutionProvider", "gpu", {"backend_type": "gpu"}, plugin="onnxruntime_qnn", fixed=True, comes=_QNN

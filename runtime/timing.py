@@ -116,9 +116,9 @@ def to_json(timings: Sequence[Timing]) -> str:
 
 
 def from_json(text: str) -> tuple[Timing, ...]:
-    """Read what `to_json` wrote: the last line, for a vendor's library may print before. Raises DataError."""
+    """Read what `to_json` wrote. Raises DataError where it is something else."""
     try:
-        raws = json.loads(text.strip().rpartition("\n")[2])
+        raws = json.loads(text)
         if not isinstance(raws, list):
             raise TypeError(f"a {type(raws).__name__}, not a list")
         return tuple(read_timing(raw) for raw in raws)

@@ -55,6 +55,7 @@ ABOUT_MORE = {
     "test_samples.py",
     "test_docs.py",
     "test_static_data.py",
+    "test_static_npu.py",
     "test_webgpu.py",
 }
 TESTED_IN = {f"compress/cli_{part}.py": "test_cli.py" for part in ("lists", "look", "make", "options")}

@@ -1,6 +1,7 @@
 """Providers by name: what each is, and what a name that is none gets."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,12 @@ def test_every_provider_says_its_unit_and_where_it_comes_from(name: str):
     assert provider.unit in ("npu", "gpu", "xnnpack", "cpu")
     assert name == "cpu" or provider.comes
     assert name.split("-")[0] == short(provider.full)
+
+
+def test_where_the_npu_is_simulated_it_is_a_chip_by_name():
+    simulated = platform.machine().lower() in ("x86_64", "amd64")
+    assert ("soc_model" in PROVIDERS["qnn"].options) == simulated
+    assert "soc_model" not in PROVIDERS["qnn-gpu"].options
 
 
 def test_names_are_taken_short_or_in_full_and_once():

@@ -361,7 +361,14 @@ def test_the_history_says_which_types_were_used(given: str | None, used: str) ->
     (step,) = after.history
     assert step.name == "static_int8"
     assert step.note == f"1 layers at int8, per channel; 1 activations at {used}"
-    chosen = {"activation": used, "reduce_range": False, "min_products": 16, "include": ("*",), "exclude": ()}
+    chosen = {
+        "activation": used,
+        "reduce_range": False,
+        "npu": (),
+        "min_products": 16,
+        "include": ("*",),
+        "exclude": (),
+    }
     assert step.settings == {"calibration": "minmax"} | chosen
     assert constants(after, nodes(after, QDQ)[0])[1].dtype == DTYPES[used]
 
@@ -369,7 +376,7 @@ def test_the_history_says_which_types_were_used(given: str | None, used: str) ->
 def test_settings_that_cannot_be_right_are_refused() -> None:
     with pytest.raises(UnknownName, match=r"unknown calibration 'mean'; known: entropy, minmax, percentile"):
         StaticInt8(calibration="mean")
-    with pytest.raises(UsageError, match="activation = 'int16'; expected uint8 or int8"):
+    with pytest.raises(UsageError, match="activation = 'int16'; expected one of uint8, int8, uint16"):
         StaticInt8(activation="int16")  # pyright: ignore[reportArgumentType]
 
 

@@ -93,6 +93,8 @@ def test_uint8_activations_become_int8_of_the_same_values():
             n for n in found.graph.graph.nodes if n.target is torch.ops.quantized_decomposed.quantize_per_tensor.default
         ]
         assert quantize.args[2:] == (-28, -128, 127, torch.int8)
+    with pytest.raises(UnsupportedError, match="has activations of uint16, TFLite files here int8; use int8 or uint8"):
+        lowered(Rounded(torch.tensor(100, dtype=torch.uint16)).eval(), x)
 
 
 def test_the_traced_model_keeps_its_layers():

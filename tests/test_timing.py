@@ -69,9 +69,6 @@ def test_json_gives_the_same_timings_back(rounds, alone, threads, name):
     assert from_json(to_json([timing, TIMING])) == (timing, TIMING)
 
 
-def test_what_a_vendors_library_prints_before_the_json_is_passed_over():
-    assert from_json(f" # LIBNATIVE: No alternate configuration present\n{to_json([TIMING])}\n") == (TIMING,)
-
 
 def test_json_is_one_line_with_the_names_of_the_code():
     text = to_json([TIMING])
