@@ -69,7 +69,6 @@ def test_json_gives_the_same_timings_back(rounds, alone, threads, name):
     assert from_json(to_json([timing, TIMING])) == (timing, TIMING)
 
 
-
 def test_json_is_one_line_with_the_names_of_the_code():
     text = to_json([TIMING])
     assert "\n" not in text
