@@ -60,6 +60,7 @@ def compress(
     with progress(quiet=as_json or follows) as tell, compressing():
         tell("reading the model")
         from ..export.formats import EXPORTERS
+        from .for_npu import read_length
         from .pipeline import compress as run
         from .source import read_source, with_lengths
 
@@ -70,6 +71,7 @@ def compress(
         name = f"{task.model.name}-{passes.name}"
         limits.refuse_others([name])
         if device.npu is not None:
+            read_length(lengths)  # told before the minutes that follow
             refuse_existing(out / f"{name}-npu", force=force)
         limit = limits.of(name)
         task = replace(task, model=replace(task.model, web=web))
@@ -84,7 +86,7 @@ def compress(
     if device.npu is not None and not follows:
         if report.ships != name and (out / f"{name}-npu").is_dir():
             shutil.rmtree(out / f"{name}-npu")  # --force was given, and this time no pass paid
-        _fix_for(device, out / report.ships, out / f"{report.ships}-npu", force=force, quiet=as_json)
+        _fix_for(device, out / report.ships, out / f"{report.ships}-npu", lengths, force=force, quiet=as_json)
     return FITS if report.fits else MISSED
 
 
@@ -212,7 +214,7 @@ def export(
     the folder is a family: an artifact for each, and family.json. A Hugging Face folder becomes GGUF tensor by tensor,
     in memory for one of them; --data tells llama.cpp's types which inputs matter. An .onnx file, or an artifact that
     is there already, becomes a web build as it is. For a device with an NPU, MODEL is an ONNX artifact, quantized or
-    not: its free axes get the sizes of its first golden sample.
+    not: its free axes get the sizes of its first golden sample, or those of --lengths.
     """
     from ..devices.device import find_device
     from ..runtime.artifact import known_formats
@@ -222,16 +224,16 @@ def export(
     refuse_existing(out, force=force)
     device = find_device(on)
     if device.npu is not None:
-        if to != "onnx" or type_ or strict or data or lengths:
+        if to != "onnx" or type_ or strict or data:
             raise click.UsageError(
-                f"--on {device.name} prepares an ONNX artifact as it is; leave the other options out."
+                f"--on {device.name} prepares an ONNX artifact as it is; leave the other options but --lengths out."
             )
         if not is_file(model):
             raise click.UsageError(
                 f"{model} is no artifact, which is what --on {device.name} prepares for its NPU; "
                 f"compress --on {device.name} makes one of a model."
             )
-        _fix_for(device, Path(model), out, force=force)
+        _fix_for(device, Path(model), out, lengths, force=force)
         return FITS
     if is_named(click.get_current_context(), "on"):
         raise click.UsageError(
@@ -282,12 +284,12 @@ def export(
     return FITS
 
 
-def _fix_for(device: "Device", path: Path, out: Path, *, force: bool, quiet: bool = False) -> None:
+def _fix_for(device: "Device", path: Path, out: Path, lengths: str, *, force: bool, quiet: bool = False) -> None:
     """Write an artifact as a device's NPU wants it, and name what does not run there."""
     with compressing():
-        from .for_npu import in_words, prepare
+        from .for_npu import in_words, prepare, read_length
 
-        fixed, lines = prepare(path, device, out, force=force)
+        fixed, lines = prepare(path, device, out, length=read_length(lengths), force=force)
     for line in lines:
         click.echo(line, err=True)
     if not quiet:

@@ -11,24 +11,40 @@ from ..devices.device import Device
 from ..export.fixed import fix
 from ..export.unsuited import unsuited
 from ..runtime.artifact import Artifact, read_artifact
+from ..runtime.errors import UsageError
 
 
-def prepare(path: Path, device: Device, out: Path, *, force: bool = False) -> tuple[Artifact, tuple[str, ...]]:
+def prepare(
+    path: Path, device: Device, out: Path, *, length: int | None = None, force: bool = False
+) -> tuple[Artifact, tuple[str, ...]]:
     """Write the artifact at `path` as `out`, for the NPU that `device` has, and say what will not run there, in lines.
 
-    Raises what `fix` raises.
+    `length` and what is raised are those of `fix`.
 
     >>> prepare(Path("out/digits-int8"), find_device("sm8650"), Path("out/digits-npu"))[1]
     ()
     """
     npu = device.npu
     assert npu is not None, f"{device.name} has no NPU"
-    fixed = fix(read_artifact(path), out, force=force)
+    fixed = fix(read_artifact(path), out, length=length, force=force)
     lines = unsuited(
         fixed.model, ops=npu.ops, weights=npu.weights, activations=npu.activations, provider=npu.provider,
         device=device.name,
     )  # fmt: skip
     return fixed, lines
+
+
+def read_length(text: str) -> int | None:
+    """The one length of `--lengths`, None for no text. Raises UsageError for several, or for what is no number.
+
+    >>> read_length("128")
+    128
+    """
+    if not text:
+        return None
+    if not text.strip().isdecimal() or not int(text):
+        raise UsageError(f"--lengths {text}: for an NPU every axis has one size; expected one number from 1 on, as 128")
+    return int(text)
 
 
 def in_words(fixed: Artifact) -> str:

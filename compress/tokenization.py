@@ -74,7 +74,11 @@ def _vocabulary(tokenizer: Any) -> list[str]:
 
 
 def text_encoder(tokenizer: Any, ports: Sequence[Port], limits: Mapping[str, int]) -> Callable[[str], Arrays]:
-    """A function from a text to the ports' arrays, cut to the limits of their free axes."""
+    """A function from a text to the ports' arrays, cut to the limits of their free axes, padded to a fixed length."""
+
+    def padded(ids: list[int], port: Port) -> list[int]:
+        length = port.shape[-1] if port.shape else None
+        return ids + [0] * (length - len(ids)) if isinstance(length, int) else ids  # a mask of 0 says that it is none
 
     def encode(text: str) -> Arrays:
         encoding = tokenizer.encode(text)
@@ -84,6 +88,6 @@ def text_encoder(tokenizer: Any, ports: Sequence[Port], limits: Mapping[str, int
             "token_type_ids": encoding.type_ids,
         }
         longest = min([limits.get(str(axis), len(encoding.ids)) for port in ports for axis in port.shape], default=None)
-        return {p.name: np.array([known[p.name][:longest]], p.dtype) for p in ports if p.name in known}
+        return {p.name: np.array([padded(known[p.name][:longest], p)], p.dtype) for p in ports if p.name in known}
 
     return encode

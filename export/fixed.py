@@ -2,11 +2,13 @@
 
     image float32[batch, 1, 32, 32]  ->  image float32[1, 1, 32, 32]
 
-The sizes are those of the artifact's first golden sample, which stands alone; its outputs are computed anew.
+The sizes are those of the artifact's first golden sample, which stands alone; or, for all axes but the first of each
+input, a length that was asked for, to which the sample is cut or filled with zeros. Its outputs are computed anew.
 """
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,19 @@ import onnx
 
 from ..runtime import ort
 from ..runtime.artifact import GOLDEN, Artifact, Step
-from ..runtime.errors import EngineError, UnsupportedError
+from ..runtime.errors import EngineError, UnsupportedError, UsageError
 from ..runtime.golden import Case, difference, read_golden
 from .folded import fold
 from .formats import Draft, build
 
 
-def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
+def fix(artifact: Artifact, out: Path, *, length: int | None = None, force: bool = False) -> Artifact:
     """Write the artifact `out`: the same weights, every axis at the size that the first golden sample has.
 
-    What became constant is folded, and named in the history. Raises UnsupportedError for another format than ONNX and
-    for an artifact without golden samples, EngineError where the file computes other outputs than the golden ones, and
-    what `export` raises.
+    `length` is that of every free axis but the first of each input, as the tokens of a text. What became constant is
+    folded, and named in the history. Raises UnsupportedError for another format than ONNX and for an artifact without
+    golden samples, UsageError for a length that no axis has, EngineError where the file computes other outputs than the
+    golden ones (than the artifact, at another length), and what `export` raises.
 
     >>> fix(read_artifact("out/digits-int8"), Path("out/digits-npu")).inputs[0].shape
     (1, 1, 32, 32)
@@ -37,6 +40,8 @@ def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
             "fixed for an ONNX artifact with golden samples: a folder that edgepress wrote"
         )
     sample = read_golden(golden)[0]
+    if length is not None:
+        sample = _at_length(artifact, sample, length)
     sizes = {
         axis: sample.inputs[port.name].shape[at]
         for port in artifact.inputs
@@ -63,6 +68,23 @@ def fix(artifact: Artifact, out: Path, *, force: bool = False) -> Artifact:
         (*artifact.history, *([step] if note else [])), artifact.source,
     )  # fmt: skip
     return build(draft, out, force=force)
+
+
+def _at_length(artifact: Artifact, sample: Case, length: int) -> Case:
+    """The sample with its free axes but the first cut, or filled with zeros; its outputs are the artifact's own."""
+    inputs = dict(sample.inputs)
+    for port in artifact.inputs:
+        for at, axis in enumerate(port.shape):
+            if at and isinstance(axis, str):
+                cut = inputs[port.name].take(range(min(length, inputs[port.name].shape[at])), at)
+                rest = [(0, length - cut.shape[at] if other == at else 0) for other in range(cut.ndim)]
+                inputs[port.name] = np.pad(cut, rest)
+    if all(np.array_equal(inputs[name], array) for name, array in sample.inputs.items()):
+        free = any(isinstance(axis, str) for port in artifact.inputs for axis in port.shape[1:])
+        if not free:
+            raise UsageError(f"{artifact.path} has no free axis but the first; leave the length {length} out")
+        return sample
+    return replace(sample, inputs=inputs, outputs=ort.start(artifact.model, threads=1).run(inputs))
 
 
 def listed(counts: Mapping[str, int]) -> str:

@@ -13,11 +13,12 @@ from edgepress.export.fixed import fix
 from edgepress.export.formats import export
 from edgepress.runtime import load
 from edgepress.runtime.artifact import read_artifact
-from edgepress.runtime.errors import EngineError, PortError, UnsupportedError
+from edgepress.runtime.errors import EngineError, PortError, UnsupportedError, UsageError
 from edgepress.runtime.golden import read_golden
 
 from .commands import edgepress
 from .quantize_check import model_of, random
+from .tiny_encoders import read_tiny
 
 
 def test_every_axis_has_the_size_of_the_first_golden_sample(artifact: Path, tmp_path: Path):
@@ -56,7 +57,26 @@ def test_export_prepares_an_artifact_for_a_device_with_an_npu(artifact: Path, pe
     assert "is no artifact, which is what --on sm8650 prepares for its NPU" in no_artifact.complaint
     other = edgepress("export", artifact, "--on", "sm8650", "--to", "tflite", "--out", tmp_path / "other")
     assert other.code == 2
-    assert "--on sm8650 prepares an ONNX artifact as it is; leave the other options out" in other.complaint
+    assert (
+        "--on sm8650 prepares an ONNX artifact as it is; leave the other options but --lengths out" in other.complaint
+    )
+
+
+@pytest.mark.parametrize("length", [3, 24])
+def test_a_text_model_has_the_length_that_was_asked_for(length: int, tmp_path: Path):
+    source = export(read_tiny(tmp_path).model, "onnx", tmp_path / "bag")
+    fixed = fix(source, tmp_path / "npu", length=length)
+    assert {port.shape for port in fixed.inputs} == {(1, length)}
+    assert fixed.history[-1].settings == {"sizes": {"batch": 1, "sequence": length}}
+    assert load(fixed.path).selftest().passed
+    (case,) = read_golden(fixed.path / "golden.npz")
+    wanted = load(source.path)(**case.inputs)
+    assert all(np.allclose(case.outputs[name], wanted[name], atol=1e-5) for name in wanted)
+
+
+def test_a_length_that_no_axis_has_is_refused(artifact: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="has no free axis but the first; leave the length 8 out"):
+        fix(read_artifact(artifact), tmp_path / "npu", length=8)
 
 
 def test_a_file_that_computes_other_numbers_is_refused(artifact: Path, tmp_path: Path):

@@ -1,15 +1,19 @@
 """One command gives a file that an NPU takes whole; another prepares one that is there."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgepress.compress.for_npu import in_words, prepare
 from edgepress.devices.device import find_device
+from edgepress.export.formats import export
 from edgepress.runtime import load
 from edgepress.runtime.artifact import read_artifact
 
 from .commands import edgepress
+from .tiny_encoders import read_tiny
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +67,20 @@ def test_what_is_not_taken_of_a_float_artifact_is_named(out: Path, tmp_path: Pat
     (line,) = lines
     assert "float32 weights, the NPU takes int8, uint8; compress the model with --on sm8650" in line
     assert in_words(fixed).endswith("input float32[1, 64]; free axes have one size each")
+
+
+def test_a_text_model_is_fixed_to_the_length_that_is_named_and_takes_shorter_texts(tmp_path: Path):
+    free = export(read_tiny(tmp_path).model, "onnx", tmp_path / "bag").path
+    said = edgepress("export", free, "--on", "sm8650", "--lengths", 12, "--out", tmp_path / "npu")
+    assert "input_ids int64[1, 12]" in said.out
+    text = ("--text", "w1 w2 w3", "--json")
+    said = [json.loads(edgepress("run", path, *text).out) for path in (tmp_path / "npu", free)]
+    found, wanted = (outputs["sentence_embedding"]["values"] for outputs in said)
+    assert np.allclose(found, wanted, atol=1e-5)
+    said = edgepress("run", tmp_path / "npu", "--text", "w1 " * 20)
+    assert said.code == 2
+    assert "int64[1, 12]" in said.complaint
+    said = edgepress("export", free, "--on", "sm8650", "--lengths", "16,64", "--out", tmp_path / "two")
+    assert (
+        said.complaint == "--lengths 16,64: for an NPU every axis has one size; expected one number from 1 on, as 128"
+    )

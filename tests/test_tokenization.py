@@ -63,6 +63,14 @@ def test_a_text_becomes_the_arrays_of_the_ports_within_their_limits() -> None:
     assert np.array_equal(text_encoder(tokenizer(0), PORTS, {})("w1")["input_ids"], [tokenizer(0).encode("w1").ids])
 
 
+def test_a_text_is_filled_up_to_a_fixed_length_and_a_longer_one_is_left_to_be_refused() -> None:
+    fixed = [Port(port.name, port.dtype, (1, 6)) for port in PORTS]
+    found = text_encoder(tokenizer(0), fixed, {})("w1 w2")
+    assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0]]
+    assert found["input_ids"].shape == (1, 6)
+    assert text_encoder(tokenizer(0), fixed, {})("w1 w2 w3 w4 w5 w6")["input_ids"].shape == (1, 8)
+
+
 def test_a_damaged_tokenizer_is_told() -> None:
     with pytest.raises(DataError, match=r"out/x is no tokenizer that can be read: .*; export the model again"):
         read_tokenizer(b"{", "out/x")
