@@ -79,6 +79,7 @@ def task():
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those of a file stay together: what they start from is made once."""
     for item in items:
