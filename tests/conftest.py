@@ -22,9 +22,9 @@ from edgepress.runtime.timing import Timing
 # Threads that wait do not spin: on a busy machine small networks train a good ten times faster. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Times are never asserted, and a folder may be written again by the next example. The examples are the same ones in
-# every run, so that a commit passes or fails; `make test-all` draws new ones.
-shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Times are never asserted, a machine may be busy, and a folder may be written again by the next example. The examples
+# are the same ones in every run, so that a commit passes or fails; `make test-all` draws new ones.
+shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 settings.register_profile("fixed", shared, derandomize=True)
 settings.register_profile("random", shared, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
