@@ -4,8 +4,10 @@ VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# A file of tests a process, on each core; the models are small, and one thread each is the fastest then.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+# A process on each core, which takes one file of tests after the other, in their order, for the long ones are not the last.
+# The models are small, and one thread each is the fastest then.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder
 PINS := pyproject.toml constraints.txt
 
 .PHONY: help demo test test-all lint bench clean

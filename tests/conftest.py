@@ -79,14 +79,6 @@ def task():
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, those of a file stay together: what they start from is made once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 def import_file(path: Path, name: str) -> ModuleType:
     """Import a Python file by its path, under `name`."""
     spec = importlib.util.spec_from_file_location(name, path)

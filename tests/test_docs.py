@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -96,13 +95,8 @@ def _started(folder: Path, digits_task: Path, minilm: Path, files: Sequence[Path
     return folder
 
 
-def together(page: str) -> Any:
-    """The page, to be walked in one process with the page that it goes on from."""
-    return pytest.param(page, marks=pytest.mark.xdist_group(f"page {AFTER.get(page, (page,))[0]}"))
-
-
 @pytest.mark.timeout(1800)  # minutes of commands, beside other tests
-@pytest.mark.parametrize("page", [together(page) for page in PAGES])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_does_what_the_page_says(page: str, walked):
     assert any(True for _ in blocks(page)), "a page without an example"
     walked(page)
