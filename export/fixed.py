@@ -72,17 +72,15 @@ def fix(artifact: Artifact, out: Path, *, length: int | None = None, force: bool
 
 def _at_length(artifact: Artifact, sample: Case, length: int) -> Case:
     """The sample with its free axes but the first cut, or filled with zeros; its outputs are the artifact's own."""
+    ports = artifact.inputs
+    free = [(port.name, at) for port in ports for at, axis in enumerate(port.shape) if at and isinstance(axis, str)]
+    if not free:
+        raise UsageError(f"{artifact.path} has no free axis but the first; leave the length {length} out")
     inputs = dict(sample.inputs)
-    for port in artifact.inputs:
-        for at, axis in enumerate(port.shape):
-            if at and isinstance(axis, str):
-                cut = inputs[port.name].take(range(min(length, inputs[port.name].shape[at])), at)
-                rest = [(0, length - cut.shape[at] if other == at else 0) for other in range(cut.ndim)]
-                inputs[port.name] = np.pad(cut, rest)
+    for name, at in free:
+        cut = inputs[name].take(range(min(length, inputs[name].shape[at])), at)
+        inputs[name] = np.pad(cut, [(0, length - cut.shape[at] if axis == at else 0) for axis in range(cut.ndim)])
     if all(np.array_equal(inputs[name], array) for name, array in sample.inputs.items()):
-        free = any(isinstance(axis, str) for port in artifact.inputs for axis in port.shape[1:])
-        if not free:
-            raise UsageError(f"{artifact.path} has no free axis but the first; leave the length {length} out")
         return sample
     return replace(sample, inputs=inputs, outputs=ort.start(artifact.model, threads=1).run(inputs))
 

@@ -108,3 +108,10 @@ def with_every_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {change(key): with_every_text(item, change) for key, item in value.items()}
     return Path(change(str(value))) if isinstance(value, Path) else value
+
+
+def check_runs_nothing(seen: Opened) -> None:
+    """A page with `HOSTILE` in every text shows it, and neither runs it nor asks for anything."""
+    assert seen.page.evaluate("window.owned") is None
+    assert [url for url in seen.requests if not url.startswith("file:")] == []
+    assert "<script>window.owned=1</script>" in seen.page.locator("h1").inner_text()
